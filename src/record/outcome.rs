@@ -1,0 +1,151 @@
+//! How an attempt ended, how surely that is known, and what people are told.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How an attempt ended. The name is stable: alerts and SQL match on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    Succeeded,
+    /// It ended by itself with a code other than 0.
+    Failed {
+        exit_code: i32,
+    },
+    /// It died by a signal that we did not send, and nothing says out of memory.
+    Killed {
+        signal: i32,
+    },
+    OutOfMemory,
+    TimedOut,
+    Stalled,
+    /// We stopped it because its Pod was asked to go.
+    Drained,
+    /// An operator or the scheduler said so.
+    Cancelled,
+    /// It could not be executed: the errno of exec.
+    NotStarted {
+        errno: i32,
+    },
+    /// The cluster will not have it.
+    CreateFailed,
+    /// Proof of end of a place whose supervisor never got a grant.
+    NeverGranted,
+    /// Proof of end, and no evidence of how.
+    Lost,
+}
+
+impl Outcome {
+    /// The word in the tables, the verdict's code and the metrics' label.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Killed { .. } => "killed",
+            Self::OutOfMemory => "out_of_memory",
+            Self::TimedOut => "timed_out",
+            Self::Stalled => "stalled",
+            Self::Drained => "drained",
+            Self::Cancelled => "cancelled",
+            Self::NotStarted { .. } => "not_started",
+            Self::CreateFailed => "create_failed",
+            Self::NeverGranted => "never_granted",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The fault lies with the place and not with the transfer: its retries come out of the infrastructure's budget.
+    pub fn is_infrastructure(&self) -> bool {
+        matches!(self, Self::Killed { .. } | Self::Drained | Self::NeverGranted | Self::Lost)
+    }
+
+    /// The transfer's process certainly never ran, so nothing can have been written.
+    pub fn never_ran(&self) -> bool {
+        matches!(self, Self::NotStarted { .. } | Self::CreateFailed | Self::NeverGranted)
+    }
+}
+
+/// How good the evidence for an outcome is. Higher replaces lower, until a successor attempt exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// Concluded from what is absent.
+    Inference = 1,
+    /// The exit code that the parent of the supervisor saw: the kubelet's, or the local cluster's.
+    ExitCode = 2,
+    /// A termination message with the attempt's own signature.
+    TerminationMessage = 3,
+    /// The supervisor's record.
+    Record = 4,
+}
+
+impl Evidence {
+    /// The rank as the ledger's column holds it.
+    pub fn rank(self) -> i64 {
+        self as i64
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Inference => "inference",
+            Self::ExitCode => "the supervisor's exit code",
+            Self::TerminationMessage => "the signed termination message",
+            Self::Record => "the supervisor's record",
+        })
+    }
+}
+
+/// How sure a verdict is of its cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    Certain,
+    Likely,
+    Unknown,
+}
+
+/// An outcome's cause in words: one record that the console, alerts and SQL show as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The outcome's code, or a finer one; stable.
+    pub code: String,
+    /// One sentence.
+    pub summary: String,
+    /// What was seen, each with its source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<String>,
+    pub confidence: Confidence,
+    /// What a person, or Sendo, does about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next_action: String,
+}
+
+/// Everything that a living supervisor says of an attempt's end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    pub outcome: Outcome,
+    pub verdict: Verdict,
+    /// The transfer's own exit code, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that it died by, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The last lines that it wrote, redacted; with a failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
+    /// Where an incremental definition goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<CursorMove>,
+}
+
+/// A definition's cursor moved by one successful attempt: compare-and-set on the generation it started from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CursorMove {
+    /// The generation that the grant named.
+    pub from_generation: i64,
+    /// Embulk's config diff, as Embulk wrote it (YAML).
+    pub diff: String,
+}

@@ -1,0 +1,158 @@
+//! The only place that starts, signals and reaps processes.
+//!
+//! The transfer is our child and leads a process group of its own; everything it leaves behind is adopted by us (PID 1, or
+//! subreaper), so `ECHILD` from `waitpid` means that nothing is left. Only children of our own are ever signalled by pid: a pid
+//! that we alone may reap cannot belong to anybody else.
+#![allow(unsafe_code)] // fork and exec with a reset in between; each use argues its case
+
+use super::phase::Exit;
+use anyhow::Context as _;
+use nix::{errno::Errno, unistd::Pid};
+use std::{
+    ffi::OsString,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    process::{Command, Stdio},
+};
+
+/// What to run.
+pub struct Transfer<'a> {
+    pub command: &'a [OsString],
+    /// More variables for it; ours (`SENDO_…`) are taken away.
+    pub env: &'a [(String, OsString)],
+    /// Where its stdout and stderr go; ours if absent.
+    pub output: Option<(OwnedFd, OwnedFd)>,
+}
+
+/// A started transfer that is not yet reaped.
+pub struct Child {
+    pid: Pid,
+}
+
+/// What [`reap`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// This child ended.
+    One(i32, Exit),
+    /// Children are alive, none has ended.
+    NoneYet,
+    /// We have no children.
+    NothingLeft,
+}
+
+/// Makes orphans ours where we are not PID 1, hides our memory and environment from the transfer, and keeps SIGCHLD coming.
+pub fn become_reaper() -> anyhow::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).context("become the subreaper")?;
+    // SAFETY: no handler is installed; SIGCHLD ignored by whoever started us would let the kernel reap in our place.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    Ok(())
+}
+
+/// Keeps what we inherited beyond stdin, stdout and stderr from the transfer.
+pub fn close_inherited_on_exec() -> anyhow::Result<()> {
+    // SAFETY: marks descriptors, touches no memory. Missing before Linux 5.11, where the loop does the same.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == 0 {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/self/fd").context("list our descriptors")? {
+        let name = entry.context("list our descriptors")?.file_name();
+        if let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2) {
+            // SAFETY: sets a flag on a descriptor number; one that is gone by now gives EBADF.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+impl Child {
+    /// Starts the transfer. All signals are blocked here (`signals`), so none is lost between fork and exec; the group exists when
+    /// this returns, because std waits for the exec.
+    pub fn spawn(transfer: Transfer<'_>) -> Result<Self, std::io::Error> {
+        let [program, arguments @ ..] = transfer.command else {
+            return Err(std::io::Error::from_raw_os_error(libc::ENOENT));
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).process_group(0);
+        for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"SENDO_")) {
+            command.env_remove(key);
+        }
+        command.envs(transfer.env.iter().map(|(key, value)| (key, value)));
+        if let Some((stdout, stderr)) = transfer.output {
+            command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        }
+        let supervisor = nix::unistd::getpid();
+        let has_terminal = nix::unistd::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == nix::unistd::getpgrp());
+        // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
+        unsafe { command.pre_exec(move || prepare(supervisor, has_terminal)) };
+        let child = command.spawn()?;
+        Ok(Self { pid: Pid::from_raw(i32::try_from(child.id()).map_err(std::io::Error::other)?) })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// To the transfer's process group; real-time signals too. A group that is gone is no error.
+    pub fn signal_group(&self, signal: i32) {
+        let group = self.pid.as_raw();
+        if group > 1 {
+            // SAFETY: a signal to a group that we lead as long as its leader is not reaped, which takes `self`'s owner.
+            unsafe { libc::killpg(group, signal) };
+        }
+    }
+}
+
+/// In the child, just before exec.
+fn prepare(supervisor: Pid, has_terminal: bool) -> std::io::Result<()> {
+    nix::sys::signal::SigSet::all().thread_block()?;
+    if has_terminal {
+        // The terminal goes to the transfer only if it was ours; SIGTTOU is blocked, so this cannot stop us.
+        let _ = nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpid()); // not our terminal after all: go on without
+    }
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default disposition is always valid; the numbers that may not be set give EINVAL.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // The transfer dies with its supervisor; where that is PID 1 the kernel sees to it in any case.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    if nix::unistd::getppid() != supervisor {
+        return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// Takes one ended child from the kernel. Call until it says [`Reaped::NoneYet`] or [`Reaped::NothingLeft`].
+///
+/// The C library's call and not nix's: a death by a real-time signal is an error there, after the child is reaped.
+pub fn reap() -> Reaped {
+    loop {
+        let mut status = 0;
+        // SAFETY: writes one integer of ours.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+            0 => return Reaped::NoneYet,
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return Reaped::NothingLeft,
+            pid if libc::WIFEXITED(status) => return Reaped::One(pid, Exit::Code(libc::WEXITSTATUS(status))),
+            pid if libc::WIFSIGNALED(status) => return Reaped::One(pid, Exit::Signal(libc::WTERMSIG(status))),
+            _ => {}
+        }
+    }
+}
+
+/// Signals each child that we have: what an ended transfer left behind.
+pub fn signal_children(signal: i32) {
+    let ours = nix::unistd::getpid().as_raw();
+    for pid in super::usage::tree::pids().filter(|pid| *pid > 1 && super::usage::tree::parent(*pid) == Some(ours)) {
+        // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Whether `pid` descends from us.
+pub fn is_descendant(pid: i32) -> bool {
+    let ours = nix::unistd::getpid().as_raw();
+    let ancestors =
+        std::iter::successors(Some(pid), |pid| super::usage::tree::parent(*pid).filter(|parent| *parent > 0));
+    ancestors.skip(1).take(64).any(|ancestor| ancestor == ours)
+}

@@ -1,0 +1,162 @@
+//! Embulk as seen from outside: its configuration and cursor as files, its progress and its errors as lines.
+//!
+//! ```text
+//! … [INFO] (0001:transaction): {done:  1 / 4, running: 3}
+//! … [INFO] (embulk-output-executor-1): Loading 226,100 rows (16,803,094 bytes)
+//! … [INFO] (0016:task-0000): Fetched 64,000 rows.
+//! ```
+//! Embulk 0.11; the digits are English because the entrypoint pins the language.
+
+use crate::record::usage::Progress;
+use std::collections::HashMap;
+
+/// A JDBC load's temporary tables end like this: `orders_0000018f3c5a2b10_embulk000`.
+const TEMPORARY_TABLE: &str = "_embulk";
+/// Enough names to clean up by; the rest follows the same pattern.
+const TABLES_LIMIT: usize = 16;
+
+/// What the lines have told so far.
+#[derive(Default)]
+pub struct Lines {
+    tasks: Option<(u64, u64, u64)>,
+    loaded: Option<(u64, u64)>,
+    /// Rows fetched by each task's thread: each line tells the thread's total.
+    fetched: HashMap<String, u64>,
+    error: Option<String>,
+    /// A stack trace's own line, where Embulk prints no `Error:`.
+    exception: Option<String>,
+}
+
+impl Lines {
+    /// Takes one line of stdout or stderr.
+    pub fn see(&mut self, line: &str) {
+        if let Some(tasks) = tasks(line) {
+            self.tasks = Some(tasks);
+        } else if let Some((rows, bytes)) = loading(line) {
+            let (all_rows, all_bytes) = self.loaded.unwrap_or_default();
+            self.loaded = Some((all_rows + rows, all_bytes + bytes));
+        } else if let Some((thread, rows)) = fetched(line) {
+            let known = self.fetched.entry(thread.to_owned()).or_default();
+            *known = rows.max(*known);
+        } else if let Some(error) = line.strip_prefix("Error: ") {
+            self.error = Some(error.to_owned());
+        } else if self.exception.is_none() && !line.starts_with(char::is_whitespace) && line.contains("Exception: ") {
+            self.exception = Some(line.to_owned());
+        }
+    }
+
+    /// The progress in the heartbeat's words.
+    pub fn progress(&self) -> Progress {
+        let fetched = (!self.fetched.is_empty()).then(|| self.fetched.values().sum());
+        Progress {
+            tasks_done: self.tasks.map(|(done, _, _)| done),
+            tasks_total: self.tasks.map(|(_, total, _)| total),
+            tasks_running: self.tasks.map(|(_, _, running)| running),
+            rows: self.loaded.map(|(rows, _)| rows).or(fetched),
+            bytes: self.loaded.map(|(_, bytes)| bytes),
+            ..Progress::default()
+        }
+    }
+
+    /// Embulk's own word on why it failed.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref().or(self.exception.as_deref())
+    }
+}
+
+/// `{done:  1 / 4, running: 3}`
+fn tasks(line: &str) -> Option<(u64, u64, u64)> {
+    let (_, rest) = line.split_once("{done:")?;
+    let (done, rest) = rest.split_once('/')?;
+    let (total, rest) = rest.split_once(", running:")?;
+    let (running, _) = rest.split_once('}')?;
+    Some((number(done)?, number(total)?, number(running)?))
+}
+
+/// `Loading 226,100 rows (16,803,094 bytes)`
+fn loading(line: &str) -> Option<(u64, u64)> {
+    let (_, rest) = line.split_once("): Loading ")?;
+    let (rows, rest) = rest.split_once(" rows (")?;
+    let (bytes, _) = rest.split_once(" bytes)")?;
+    Some((number(rows)?, number(bytes)?))
+}
+
+/// `(0016:task-0000): Fetched 64,000 rows.`
+fn fetched(line: &str) -> Option<(&str, u64)> {
+    let (head, rest) = line.split_once("): Fetched ")?;
+    let (_, thread) = head.rsplit_once('(')?;
+    let (rows, _) = rest.split_once(" rows.")?;
+    Some((thread, number(rows)?))
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.trim().replace(',', "").parse().ok()
+}
+
+/// Names of temporary tables in the last lines: what a killed JDBC load leaves behind.
+pub fn temporary_tables(lines: &[String]) -> Vec<String> {
+    let words = lines.iter().flat_map(|line| line.split(|c: char| !(c.is_alphanumeric() || c == '_')));
+    let mut tables: Vec<String> = words.filter(|word| is_temporary_table(word)).map(str::to_owned).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    tables.truncate(TABLES_LIMIT);
+    tables
+}
+
+fn is_temporary_table(word: &str) -> bool {
+    let Some((head, number)) = word.rsplit_once(TEMPORARY_TABLE) else { return false };
+    let stamp = head.rsplit_once('_').map_or("", |(_, stamp)| stamp);
+    number.bytes().all(|byte| byte.is_ascii_digit())
+        && stamp.len() == 16
+        && stamp.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(lines: &[&str]) -> Lines {
+        let mut all = Lines::default();
+        lines.iter().for_each(|line| all.see(line));
+        all
+    }
+
+    #[test]
+    fn reads_real_lines() {
+        let progress = seen(&[
+            "2026-11-23 03:04:09.129 +0000 [INFO] (0001:transaction): {done:  0 / 4, running: 0}",
+            "2026-11-23 03:04:09.129 +0000 [INFO] (0001:transaction): {done:  1 / 4, running: 3}",
+            "2026-11-23 03:04:09.129 +0000 [INFO] (0016:task-0000): Fetched 32,000 rows.",
+            "2026-11-23 03:04:09.129 +0000 [INFO] (0016:task-0000): Fetched 64,000 rows.",
+        ])
+        .progress();
+        assert_eq!((progress.tasks_done, progress.tasks_total, progress.tasks_running), (Some(1), Some(4), Some(3)));
+        assert_eq!((progress.rows, progress.bytes), (Some(64_000), None));
+    }
+
+    #[test]
+    fn loaded_rows_count_before_fetched_ones() {
+        let progress = seen(&[
+            "x [INFO] (0016:task-0000): Fetched 64,000 rows.",
+            "x [INFO] (embulk-output-executor-1): Loading 226,100 rows (16,803,094 bytes)",
+            "x [INFO] (embulk-output-executor-0): Loading 100 rows (94 bytes)",
+        ])
+        .progress();
+        assert_eq!((progress.rows, progress.bytes), (Some(226_200), Some(16_803_188)));
+    }
+
+    #[test]
+    fn what_is_no_progress_is_none() {
+        let lines = seen(&["{done: many / 4, running: 3}", "Loading rows", "done: 1 / 4", "): Fetched x rows."]);
+        assert_eq!(lines.progress(), Progress::default());
+    }
+
+    #[test]
+    fn names_the_error_and_the_tables() {
+        let lines =
+            seen(&["org.embulk.exec.PartialExecutionException: java.lang.X: no", "\tat a.b", "Error: java.lang.X: no"]);
+        assert_eq!(lines.error(), Some("java.lang.X: no"));
+        let last = ["CREATE TABLE \"orders_0000018f3c5a2b10_embulk000\" (id)".to_owned(), "my_embulk001".to_owned()];
+        assert_eq!(temporary_tables(&last), ["orders_0000018f3c5a2b10_embulk000"]);
+    }
+}

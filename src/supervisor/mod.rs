@@ -1,0 +1,330 @@
+//! Inside the Pod: PID 1, and the transfer's only parent.
+//!
+//! One loop receives [`Event`]s, asks [`phase::step`] and carries out the [`Action`]s. It waits in one `poll` for signals, for the
+//! relay's pipes and for the reporter's bell, and wakes for nothing else. The reporter's thread (`report`) does all that may block.
+//! The other half of the conversation is `serve::workers`.
+
+mod child;
+pub mod config;
+mod embulk;
+mod grant;
+mod outcome;
+mod phase;
+mod relay;
+mod report;
+mod signals;
+mod termination_log;
+mod usage;
+
+use crate::record::{Millis, outcome::Ending, wire::Grant};
+use anyhow::Context as _;
+use child::{Child, Reaped, Transfer};
+use config::{Asked, Config};
+use grant::Prepared;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use phase::{Action, Event, Exit, Plan, State};
+use relay::{Relay, Seen};
+use report::{News, Note, Reporter};
+use signals::Signals;
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Exit codes of ours, from sysexits.h: bad usage, and a failure that is neither the user's nor the transfer's.
+const EX_USAGE: u8 = 64;
+const EX_OSERR: u8 = 71;
+/// What we give the reporter to put down its pen once the ledger has everything, or will not have it.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// The program.
+pub fn main() -> u8 {
+    // Before anything else: nothing of ours is to be read by the transfer, not even at start-up.
+    let hidden = nix::sys::prctl::set_dumpable(false);
+    crate::telemetry::start("sendo-supervisor");
+    if let Err(errno) = hidden {
+        tracing::warn!(%errno, "our memory stays readable to our own user");
+    }
+    match config::read(std::env::args_os().skip(1), std::env::vars_os()) {
+        Err(problem) => {
+            tracing::error!("{problem}");
+            EX_USAGE
+        }
+        Ok(Asked::Help(text)) => print(&text),
+        Ok(Asked::Version) => print(concat!("sendo-supervisor ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Asked::Run(config)) => match Supervisor::new(*config) {
+            Ok(supervisor) => supervisor.run(),
+            Err(error) => {
+                tracing::error!("{error:#}");
+                EX_OSERR
+            }
+        },
+    }
+}
+
+fn print(text: &str) -> u8 {
+    use std::io::Write as _;
+    u8::from(std::io::stdout().write_all(text.as_bytes()).is_err())
+}
+
+/// Everything that the loop owns.
+struct Supervisor {
+    config: Config,
+    plan: Plan,
+    signals: Signals,
+    seen: Arc<Seen>,
+    /// Only with a job.
+    reporter: Option<Reporter>,
+    nonce: String,
+    relay: Option<Relay>,
+    child: Option<Child>,
+    grant: Option<Box<Grant>>,
+    prepared: Prepared,
+    trouble: Option<String>,
+    oom_kills_before: Option<u64>,
+}
+
+impl Supervisor {
+    fn new(config: Config) -> anyhow::Result<Self> {
+        let signals = Signals::block().context("take over the signals")?;
+        child::become_reaper()?;
+        let job = config.job.as_ref();
+        let plan = Plan {
+            job: job.is_some(),
+            on_term: job.map(|job| job.on_term).unwrap_or_default(),
+            grace: config.grace,
+            deadline: job.and_then(|job| job.deadline),
+            grant_wait: job.map_or(Duration::ZERO, |job| job.grant_wait),
+            linger: job.map_or(Duration::ZERO, |job| job.linger),
+        };
+        let seen = Arc::new(Seen::default());
+        let nonce = nonce()?;
+        let reporter = job.map(|job| {
+            child::close_inherited_on_exec()?;
+            Reporter::start(job, &nonce, Arc::clone(&seen))
+        });
+        Ok(Self {
+            plan,
+            signals,
+            reporter: reporter.transpose()?,
+            seen,
+            nonce,
+            relay: None,
+            child: None,
+            grant: None,
+            prepared: Prepared::default(),
+            trouble: None,
+            oom_kills_before: usage::group().oom_kills,
+            config,
+        })
+    }
+
+    fn run(mut self) -> u8 {
+        let mut state = State::New;
+        let mut events = VecDeque::from([Event::Begin]);
+        loop {
+            while let Some(event) = events.pop_front() {
+                let (next, actions) = phase::step(&self.plan, state, event, Instant::now());
+                state = next;
+                for action in actions {
+                    events.extend(self.act(action));
+                }
+            }
+            if let State::Done { code } = state {
+                if let Some(reporter) = self.reporter.take() {
+                    reporter.stop(FAREWELL);
+                }
+                return code;
+            }
+            if matches!(state, State::Sweeping { .. }) {
+                match child::reap() {
+                    Reaped::NothingLeft => events.push_back(Event::NothingLeft),
+                    Reaped::One(..) => events.push_back(Event::Reaped),
+                    Reaped::NoneYet => {}
+                }
+            }
+            if events.is_empty() {
+                self.wait(state.wake_at());
+                self.gather(&mut events);
+                events.push_back(Event::Tick);
+            }
+        }
+    }
+
+    /// Sleeps until something happens.
+    fn wait(&self, until: Option<Instant>) {
+        let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        sources.extend(self.reporter.as_ref().map(|reporter| PollFd::new(reporter.bell.as_fd(), PollFlags::POLLIN)));
+        sources.extend(self.relay.iter().flat_map(Relay::interests));
+        let timeout = until.map_or(PollTimeout::NONE, |until| {
+            // Rounded up: woken a moment early, we would spin.
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        // An interruption, or an error that comes again: the loop looks at all sources in any case.
+        let _ = poll(&mut sources, timeout);
+    }
+
+    /// Turns all that has happened into events.
+    fn gather(&mut self, events: &mut VecDeque<Event>) {
+        while let Ok(Some(arrived)) = self.signals.next() {
+            if arrived.signal == libc::SIGCHLD {
+                continue;
+            }
+            let ours = arrived.sender.is_some_and(|sender| sender > 1 && child::is_descendant(sender));
+            tracing::debug!(signal = arrived.signal, sender = arrived.sender, ours, "signal");
+            if ours && self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT) {
+                tracing::warn!(
+                    signal = arrived.signal,
+                    sender = arrived.sender,
+                    "the transfer signalled us; not obeyed"
+                );
+            }
+            events.push_back(Event::Signal { signal: arrived.signal, ours });
+        }
+        while let Reaped::One(pid, exit) = child::reap() {
+            if self.child.as_ref().is_some_and(|child| child.pid() == pid) {
+                self.child = None;
+                events.push_back(Event::Exited(exit));
+            } else {
+                events.push_back(Event::Reaped);
+            }
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.turn();
+        }
+        let news = self.reporter.as_ref().map(Reporter::news).unwrap_or_default();
+        for news in news {
+            events.extend(self.understand(news));
+        }
+    }
+
+    fn understand(&mut self, news: News) -> Option<Event> {
+        match news {
+            News::Granted(grant) => {
+                self.grant = Some(grant);
+                Some(Event::Granted)
+            }
+            News::Refused(why) => Some(Event::Refused(why)),
+            News::Told(directive) => Some(Event::Told(directive)),
+            News::StopBy(at) => Some(Event::StopBy(Instant::now() + at.since(Millis::from_system(SystemTime::now())))),
+            News::Silent(seconds) => {
+                let limit = self.config.job.as_ref()?.stall_after?;
+                (seconds >= limit.as_secs_f64()).then_some(Event::Stalled)
+            }
+            News::Receipt => Some(Event::Receipt),
+        }
+    }
+
+    /// Carries out one action; what follows from it at once comes back as events.
+    fn act(&mut self, action: Action) -> Vec<Event> {
+        let at = Millis::from_system(SystemTime::now());
+        match action {
+            Action::AskGrant => self.tell(Note::AskGrant),
+            Action::Spawn => return vec![self.spawn()],
+            Action::Send(signal) => self.child.iter().for_each(|child| child.signal_group(signal)),
+            Action::Sweep(signal) => child::signal_children(signal),
+            Action::Report(phase, reason) => {
+                tracing::info!(job = self.job(), phase = phase.as_str(), reason);
+                self.tell(Note::Phase { at, phase, reason });
+            }
+            Action::Conclude { exit, reason } => {
+                if let Some(relay) = &mut self.relay {
+                    relay.finish();
+                }
+                let ending = self.conclude(exit, reason);
+                tracing::info!(job = self.job(), outcome = ending.outcome.code(), "ended");
+                self.prepared.clean_up();
+                self.tell(Note::Ended { at, ending: Box::new(ending) });
+            }
+            Action::Hint(why) => {
+                tracing::error!(job = self.job(), "{why}");
+                self.tell(Note::Hint(why));
+            }
+        }
+        vec![]
+    }
+
+    fn tell(&self, note: Note) {
+        if let Some(reporter) = &self.reporter {
+            reporter.note(note);
+        }
+    }
+
+    fn job(&self) -> Option<&str> {
+        Some(self.config.job.as_ref()?.id.job.as_str())
+    }
+
+    fn spawn(&mut self) -> Event {
+        match self.try_spawn() {
+            Ok(child) => {
+                self.child = Some(child);
+                if let Some(job) = &self.config.job {
+                    self.tell(Note::Started { work_dir: job.work_dir.clone() });
+                }
+                Event::Spawned
+            }
+            Err(error) => {
+                let errno = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+                tracing::error!("{error:#}");
+                self.trouble = Some(format!("{error:#}"));
+                Event::Exited(Exit::NotStarted(errno.unwrap_or(libc::EIO)))
+            }
+        }
+    }
+
+    fn try_spawn(&mut self) -> anyhow::Result<Child> {
+        if let (Some(job), Some(grant)) = (&self.config.job, &self.grant) {
+            self.prepared = Prepared::new(grant, &self.nonce, &job.work_dir, &job.secrets_dir)?;
+        }
+        let output = if self.config.relay {
+            let (relay, output) = Relay::new(Arc::clone(&self.seen)).context("relay the output")?;
+            self.relay = Some(relay);
+            Some(output)
+        } else {
+            None
+        };
+        let mut command: Vec<OsString> = self.config.command.clone();
+        command.extend(self.prepared.arguments.iter().cloned());
+        let program = command.first().cloned().unwrap_or_default();
+        let transfer = Transfer { command: &command, env: &self.prepared.env, output };
+        Child::spawn(transfer).with_context(|| format!("start `{}`", program.to_string_lossy()))
+    }
+
+    fn conclude(&self, exit: Exit, reason: Option<phase::Reason>) -> Ending {
+        let last_lines: Vec<String> = self.seen.last_lines().iter().map(|line| self.prepared.redact(line)).collect();
+        let group = usage::group();
+        let oom_kills = group.oom_kills.zip(self.oom_kills_before).map(|(now, before)| now.saturating_sub(before));
+        let error = self.seen.error().map(|error| self.prepared.redact(&error));
+        let mut trouble = self.trouble.clone();
+        let cursor = if exit == Exit::Code(0) { self.prepared.next_cursor() } else { Ok(None) };
+        let cursor = cursor.unwrap_or_else(|error| {
+            tracing::error!("{error:#}");
+            trouble = Some(format!("{error:#}"));
+            None
+        });
+        outcome::conclude(outcome::Evidence {
+            exit,
+            reason,
+            oom_kills,
+            memory_limit_bytes: group.memory_limit_bytes,
+            memory_peak_bytes: group.memory_peak_bytes,
+            error: error.as_deref(),
+            temporary_tables: &embulk::temporary_tables(&last_lines),
+            last_lines: &last_lines,
+            trouble: trouble.as_deref(),
+            cursor,
+        })
+    }
+}
+
+/// Tells this process from every other that may ever run the same attempt.
+fn nonce() -> anyhow::Result<String> {
+    let mut random = [0_u8; 16];
+    let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random);
+    filled.ok().context("read random bytes from the kernel")?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

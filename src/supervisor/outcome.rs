@@ -1,0 +1,188 @@
+//! From the evidence to the outcome and its verdict: pure, one place for every wording.
+
+use super::phase::{Exit, Reason};
+use crate::record::outcome::{Confidence, CursorMove, Ending, Outcome, Verdict};
+
+/// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
+const JVM_OUT_OF_MEMORY: i32 = 3;
+
+/// What was gathered when nothing of the transfer was left.
+pub struct Evidence<'a> {
+    pub exit: Exit,
+    /// Why we ended it, if we did.
+    pub reason: Option<Reason>,
+    /// How far the kernel's count of kills for memory rose since the start.
+    pub oom_kills: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
+    pub memory_peak_bytes: Option<u64>,
+    /// The transfer's own word on its failure.
+    pub error: Option<&'a str>,
+    pub last_lines: &'a [String],
+    pub temporary_tables: &'a [String],
+    /// What we could not do for it: start it, or read its cursor.
+    pub trouble: Option<&'a str>,
+    pub cursor: Option<CursorMove>,
+}
+
+/// What the attempt's record says.
+pub fn conclude(evidence: Evidence<'_>) -> Ending {
+    let outcome = outcome(&evidence);
+    let mut seen = vec![exit_words(evidence.exit)];
+    seen.extend(evidence.reason.map(|reason| format!("we ended it: {}", reason.as_str())));
+    seen.extend(
+        evidence
+            .oom_kills
+            .filter(|kills| *kills > 0)
+            .map(|kills| format!("the control group's oom_kill rose by {kills}")),
+    );
+    if outcome == Outcome::OutOfMemory {
+        seen.extend(evidence.memory_limit_bytes.map(|bytes| format!("memory limit {bytes} bytes")));
+        seen.extend(evidence.memory_peak_bytes.map(|bytes| format!("memory peak {bytes} bytes")));
+    }
+    if outcome != Outcome::Succeeded {
+        seen.extend(evidence.error.map(|error| format!("the transfer said: {error}")));
+        let tables = evidence.temporary_tables;
+        seen.extend((!tables.is_empty()).then(|| format!("temporary tables may be left: {}", tables.join(", "))));
+    }
+    seen.extend(evidence.trouble.map(str::to_owned));
+    let succeeded = outcome == Outcome::Succeeded;
+    let verdict = Verdict {
+        code: outcome.code().into(),
+        summary: summary(&outcome, &evidence),
+        evidence: seen,
+        confidence: Confidence::Certain,
+        next_action: next_action(&outcome).into(),
+    };
+    Ending {
+        outcome,
+        verdict,
+        exit_code: if let Exit::Code(code) = evidence.exit { Some(code) } else { None },
+        signal: if let Exit::Signal(signal) = evidence.exit { Some(signal) } else { None },
+        last_lines: if succeeded { vec![] } else { evidence.last_lines.to_vec() },
+        cursor: evidence.cursor.filter(|_| succeeded),
+    }
+}
+
+/// Exit 0 wins over our plan; after our own TERM or KILL any other end takes our reason (a JVM says 143).
+fn outcome(evidence: &Evidence<'_>) -> Outcome {
+    match (evidence.exit, evidence.reason) {
+        (Exit::NotStarted(errno), _) => Outcome::NotStarted { errno },
+        (Exit::Code(0), _) => Outcome::Succeeded,
+        (_, Some(Reason::AskedToGo)) => Outcome::Drained,
+        (_, Some(Reason::Deadline)) => Outcome::TimedOut,
+        (_, Some(Reason::Stalled)) => Outcome::Stalled,
+        (_, Some(Reason::Cancelled | Reason::Superseded)) => Outcome::Cancelled,
+        (exit, None) if out_of_memory(exit, evidence) => Outcome::OutOfMemory,
+        (Exit::Code(exit_code), None) => Outcome::Failed { exit_code },
+        (Exit::Signal(signal), None) => Outcome::Killed { signal },
+    }
+}
+
+fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> bool {
+    let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
+    let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
+    match exit {
+        Exit::Signal(libc::SIGKILL) => evidence.oom_kills.is_some_and(|kills| kills > 0),
+        Exit::Code(JVM_OUT_OF_MEMORY | 1) => jvm || evidence.oom_kills.is_some_and(|kills| kills > 0),
+        _ => false,
+    }
+}
+
+fn exit_words(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("died by signal {signal}"),
+        Exit::NotStarted(errno) => format!("could not be started: errno {errno}"),
+    }
+}
+
+fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
+    match outcome {
+        Outcome::Succeeded => "The transfer succeeded.".into(),
+        Outcome::Failed { exit_code } => match evidence.error {
+            Some(error) => format!("The transfer failed with exit code {exit_code}: {error}"),
+            None => format!(
+                "The transfer failed with exit code {exit_code} and gave no reason that we know to read; see its last lines."
+            ),
+        },
+        Outcome::Killed { signal } => {
+            format!("Something outside the transfer and Sendo killed it with signal {signal}.")
+        }
+        Outcome::OutOfMemory => match evidence.oom_kills {
+            Some(kills) if kills > 0 => "The kernel killed the transfer because its memory limit was reached.".into(),
+            _ => "The transfer's JVM ran out of heap.".into(),
+        },
+        Outcome::TimedOut => "The transfer ran until its deadline and was stopped.".into(),
+        Outcome::Stalled => {
+            "The transfer showed no output, no I/O and no CPU for its stall limit and was stopped.".into()
+        }
+        Outcome::Drained => "The Pod was asked to go, and the transfer was stopped before it could finish.".into(),
+        Outcome::Cancelled => match evidence.reason {
+            Some(Reason::Superseded) => "Another attempt counts; this one was stopped.".into(),
+            _ => "The transfer was cancelled.".into(),
+        },
+        Outcome::NotStarted { .. } => match evidence.trouble {
+            Some(why) => format!("The transfer could not be started: {why}"),
+            None => "The transfer could not be started.".into(),
+        },
+        // Not seen by a living supervisor.
+        Outcome::CreateFailed | Outcome::NeverGranted | Outcome::Lost => String::new(),
+    }
+}
+
+fn next_action(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Failed { .. } => "Read the last lines, mend the configuration or the data, then retry.",
+        Outcome::Killed { .. } => "Look at what else the node ran at that moment.",
+        Outcome::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
+        Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
+        Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
+        Outcome::NotStarted { .. } => "Mend the command or the image.",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(exit: Exit, reason: Option<Reason>, oom_kills: Option<u64>, error: Option<&str>) -> Outcome {
+        let evidence = Evidence {
+            exit,
+            reason,
+            oom_kills,
+            memory_limit_bytes: None,
+            memory_peak_bytes: None,
+            error,
+            last_lines: &[],
+            temporary_tables: &[],
+            trouble: None,
+            cursor: None,
+        };
+        conclude(evidence).outcome
+    }
+
+    #[test]
+    fn exit_0_wins_over_our_plan() {
+        for reason in [Reason::AskedToGo, Reason::Cancelled, Reason::Deadline] {
+            assert_eq!(given(Exit::Code(0), Some(reason), None, None), Outcome::Succeeded);
+        }
+    }
+
+    #[test]
+    fn an_end_after_our_term_takes_our_reason() {
+        assert_eq!(given(Exit::Code(143), Some(Reason::AskedToGo), None, None), Outcome::Drained);
+        assert_eq!(given(Exit::Signal(9), Some(Reason::Cancelled), Some(1), None), Outcome::Cancelled);
+        assert_eq!(given(Exit::Signal(9), Some(Reason::Deadline), None, None), Outcome::TimedOut);
+    }
+
+    #[test]
+    fn a_kill_is_out_of_memory_only_with_evidence() {
+        assert_eq!(given(Exit::Signal(9), None, Some(0), None), Outcome::Killed { signal: 9 });
+        assert_eq!(given(Exit::Signal(9), None, None, None), Outcome::Killed { signal: 9 });
+        assert_eq!(given(Exit::Signal(9), None, Some(1), None), Outcome::OutOfMemory);
+        let heap = Some("java.lang.OutOfMemoryError: Java heap space");
+        assert_eq!(given(Exit::Code(1), None, None, heap), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(3), None, None, None), Outcome::Failed { exit_code: 3 });
+    }
+}

@@ -1,0 +1,381 @@
+//! What the supervisor does next: state and event in, state and actions out. No clock, no process, no file.
+//!
+//! ```text
+//!              job                        spawned                 asked to end
+//!   New ─────────────> Asking ──granted──> Running ──────────────────> Draining
+//!    └──plain──────────────────────────────^  │ exited                    │ exited
+//!                         refused, late       v                           v
+//!                            │             Sweeping <─────────────────────┘
+//!                            v                │ nothing left
+//!                          Done <── receipt ── Lingering (with a job)
+//! ```
+//!
+//! Time arrives with the event, and [`State::wake_at`] says when the next one is due without any. The loop in `supervisor`
+//! carries out the [`Action`]s in order.
+
+use crate::record::{job::OnTerm, phase::Phase, wire::Directive};
+use std::time::{Duration, Instant};
+
+/// From TERM to KILL where no grace says otherwise: a cancel, a deadline, a stall, and what a transfer leaves behind.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+/// Leftovers of an ended transfer get this long after TERM.
+const SWEEP_MARGIN: Duration = Duration::from_secs(2);
+/// Kept free at the end of a grace for the last reports; never more than a tenth of the grace.
+const RESERVE: Duration = Duration::from_secs(5);
+
+pub const SIGINT: i32 = libc::SIGINT;
+pub const SIGKILL: i32 = libc::SIGKILL;
+pub const SIGTERM: i32 = libc::SIGTERM;
+/// Exit code of an attempt without leave: superseded or never granted (EX_TEMPFAIL).
+pub const NO_LEAVE: u8 = 75;
+
+/// What stays the same over the supervisor's life.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// With a job there are grants, reports and drains; without one this is a plain init.
+    pub job: bool,
+    pub on_term: OnTerm,
+    pub grace: Option<Duration>,
+    pub deadline: Option<Duration>,
+    pub grant_wait: Duration,
+    pub linger: Duration,
+}
+
+/// Why we end the transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    AskedToGo,
+    Deadline,
+    Stalled,
+    Cancelled,
+    Superseded,
+}
+
+/// Where the supervisor stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    New,
+    /// Asking for leave to start.
+    Asking {
+        until: Instant,
+    },
+    /// The transfer runs and nobody wants it to end.
+    Running {
+        deadline: Option<Instant>,
+    },
+    /// The transfer runs and is to end.
+    Draining(Drain),
+    /// The transfer has ended; what it left behind is ending.
+    Sweeping {
+        exit: Exit,
+        reason: Option<Reason>,
+        kill_at: Instant,
+        killed: bool,
+        gone_by: Option<Instant>,
+    },
+    /// All is over; the ledger has yet to say that it knows.
+    Lingering {
+        code: u8,
+        until: Instant,
+    },
+    Done {
+        code: u8,
+    },
+}
+
+/// An end under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drain {
+    pub reason: Reason,
+    /// TERM and INT that came from outside so far; the second is a KILL.
+    pub terms: u32,
+    /// When to send TERM; `None` once it is sent.
+    pub term_at: Option<Instant>,
+    /// When to send KILL; `None` once it is sent, or where a plain init has no grace.
+    pub kill_at: Option<Instant>,
+    /// When the place must be empty.
+    pub gone_by: Option<Instant>,
+}
+
+/// How the transfer's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It was never executed: errno.
+    NotStarted(i32),
+}
+
+impl Exit {
+    /// The code that we exit with in its place.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => u8::try_from(code & 0xff).unwrap_or(u8::MAX),
+            Self::Signal(signal) => u8::try_from(128_i32.saturating_add(signal)).unwrap_or(u8::MAX),
+            Self::NotStarted(libc::ENOENT) => 127,
+            Self::NotStarted(_) => 126,
+        }
+    }
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Begin,
+    Granted,
+    /// No leave, for good.
+    Refused(String),
+    Spawned,
+    /// A signal to us; `ours` if one of our own descendants sent it.
+    Signal {
+        signal: i32,
+        ours: bool,
+    },
+    /// The transfer's own process has ended.
+    Exited(Exit),
+    /// Some other child of ours has ended.
+    Reaped,
+    /// We have no child left.
+    NothingLeft,
+    Told(Directive),
+    /// The place must be empty by then.
+    StopBy(Instant),
+    Stalled,
+    /// The ledger has acknowledged the ending.
+    Receipt,
+    /// Time passed; see [`State::wake_at`].
+    Tick,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    AskGrant,
+    Spawn,
+    /// To the transfer's process group.
+    Send(i32),
+    /// To whatever the transfer left behind.
+    Sweep(i32),
+    Report(Phase, &'static str),
+    /// Gather the evidence, report the ending, leave the last word.
+    Conclude {
+        exit: Exit,
+        reason: Option<Reason>,
+    },
+    /// Leave a hint of why nothing ran.
+    Hint(String),
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AskedToGo => "the Pod was asked to go (SIGTERM)",
+            Self::Deadline => "the deadline passed",
+            Self::Stalled => "no output, no I/O and no CPU for the stall limit",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded: another attempt counts",
+        }
+    }
+}
+
+impl State {
+    /// When [`Event::Tick`] is due, if nothing happens before.
+    pub fn wake_at(&self) -> Option<Instant> {
+        match self {
+            Self::New | Self::Done { .. } => None,
+            Self::Asking { until } | Self::Lingering { until, .. } => Some(*until),
+            Self::Running { deadline } => *deadline,
+            Self::Draining(drain) => drain.term_at.into_iter().chain(drain.kill_at).min(),
+            Self::Sweeping { kill_at, killed, .. } => (!killed).then_some(*kill_at),
+        }
+    }
+}
+
+/// The one decision.
+pub fn step(plan: &Plan, state: State, event: Event, now: Instant) -> (State, Vec<Action>) {
+    match state {
+        State::New => match event {
+            Event::Begin if plan.job => (State::Asking { until: now + plan.grant_wait }, vec![Action::AskGrant]),
+            Event::Begin => (State::Running { deadline: None }, vec![Action::Spawn]),
+            _ => (State::New, vec![]),
+        },
+        State::Asking { until } => asking(plan, until, event, now),
+        State::Running { deadline } => running(plan, deadline, event, now),
+        State::Draining(drain) => draining(plan, drain, event, now),
+        State::Sweeping { exit, reason, kill_at, killed, gone_by } => match event {
+            Event::NothingLeft => swept(plan, exit, reason, gone_by, now),
+            Event::Tick if now >= kill_at && !killed => {
+                (State::Sweeping { exit, reason, kill_at, killed: true, gone_by }, vec![Action::Sweep(SIGKILL)])
+            }
+            // A leftover's child became ours when its parent died: it goes the same way.
+            Event::Reaped if killed => {
+                (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![Action::Sweep(SIGKILL)])
+            }
+            Event::Told(Directive::Superseded) => {
+                (State::Sweeping { exit, reason: Some(Reason::Superseded), kill_at, killed, gone_by }, vec![])
+            }
+            _ => (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![]),
+        },
+        State::Lingering { code, until } => match event {
+            Event::Receipt => (State::Done { code }, vec![]),
+            Event::Tick if now >= until => (State::Done { code }, vec![]),
+            Event::Told(Directive::Superseded) => (State::Lingering { code: NO_LEAVE, until }, vec![]),
+            Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
+                (State::Lingering { code, until: until.min(now + RESERVE) }, vec![])
+            }
+            _ => (State::Lingering { code, until }, vec![]),
+        },
+        State::Done { code } => (State::Done { code }, vec![]),
+    }
+}
+
+fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Vec<Action>) {
+    let nothing_ran = |why: String| (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)]);
+    match event {
+        Event::Granted => (State::Running { deadline: plan.deadline.map(|span| now + span) }, vec![Action::Spawn]),
+        Event::Refused(why) => nothing_ran(format!("superseded: {why}; nothing was run")),
+        Event::Signal { signal: SIGTERM | SIGINT, .. } => {
+            nothing_ran("asked to go before the grant; nothing was run".into())
+        }
+        Event::Tick if now >= until => nothing_ran("no grant within the waiting time; nothing was run".into()),
+        _ => (State::Asking { until }, vec![]),
+    }
+}
+
+fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -> (State, Vec<Action>) {
+    match event {
+        Event::Spawned if plan.job => (State::Running { deadline }, vec![Action::Report(Phase::Executing, "started")]),
+        Event::Exited(exit) => ended(exit, None, None, now),
+        Event::Signal { signal, .. } if !plan.job => {
+            let drain = Drain {
+                reason: Reason::AskedToGo,
+                terms: 0,
+                term_at: None,
+                kill_at: plan.grace.map(|grace| now + grace),
+                gone_by: None,
+            };
+            let state = if signal == SIGTERM { State::Draining(drain) } else { State::Running { deadline } };
+            (state, vec![Action::Send(signal)])
+        }
+        Event::Signal { signal: SIGTERM | SIGINT, ours: true } => (State::Running { deadline }, vec![]),
+        Event::Signal { signal: SIGTERM | SIGINT, ours: false } => begin_drain(asked_to_go(plan, now), now),
+        Event::Signal { signal, .. } => (State::Running { deadline }, vec![Action::Send(signal)]),
+        Event::StopBy(gone_by) => begin_drain(leave_by(plan.on_term, gone_by, now), now),
+        Event::Told(Directive::Cancel) => begin_drain(stop_now(Reason::Cancelled, now), now),
+        Event::Told(Directive::Superseded) => begin_drain(kill_now(now), now),
+        Event::Stalled => begin_drain(stop_now(Reason::Stalled, now), now),
+        Event::Tick if deadline.is_some_and(|deadline| now >= deadline) => {
+            begin_drain(stop_now(Reason::Deadline, now), now)
+        }
+        _ => (State::Running { deadline }, vec![]),
+    }
+}
+
+fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State, Vec<Action>) {
+    let mut actions = vec![];
+    match event {
+        Event::Exited(exit) => return ended(exit, plan.job.then_some(drain.reason), drain.gone_by, now),
+        Event::Signal { signal, .. } if !plan.job => actions.push(Action::Send(signal)),
+        Event::Signal { signal: SIGTERM | SIGINT, ours: true } => {}
+        Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
+            drain.terms += 1;
+            if drain.terms >= 2 {
+                drain.kill_at = Some(now);
+            }
+        }
+        Event::Signal { signal, .. } => actions.push(Action::Send(signal)),
+        Event::StopBy(gone_by) if drain.gone_by.is_none_or(|known| gone_by < known) => {
+            let earlier = leave_by(plan.on_term, gone_by, now);
+            drain.term_at = drain.term_at.into_iter().chain(earlier.term_at).min().filter(|_| drain.term_at.is_some());
+            drain.kill_at = drain.kill_at.into_iter().chain(earlier.kill_at).min().filter(|_| drain.kill_at.is_some());
+            drain.gone_by = Some(gone_by);
+        }
+        Event::Told(Directive::Cancel) if !matches!(drain.reason, Reason::Cancelled | Reason::Superseded) => {
+            let cancel = stop_now(Reason::Cancelled, now);
+            drain.reason = cancel.reason;
+            drain.term_at = drain.term_at.and(cancel.term_at);
+            drain.kill_at = drain.kill_at.map(|known| cancel.kill_at.map_or(known, |kill_at| known.min(kill_at)));
+        }
+        Event::Told(Directive::Superseded) if drain.reason != Reason::Superseded => {
+            drain = Drain { terms: drain.terms, gone_by: drain.gone_by, ..kill_now(now) };
+        }
+        _ => {}
+    }
+    due(drain, actions, now)
+}
+
+/// The first SIGTERM starts the clock: TERM so late that the transfer may finish, KILL before the end of the grace.
+fn asked_to_go(plan: &Plan, now: Instant) -> Drain {
+    let grace = plan.grace.or(plan.deadline);
+    let Some(grace) = grace else {
+        let term_at = (plan.on_term == OnTerm::Stop).then_some(now);
+        return Drain { reason: Reason::AskedToGo, terms: 1, term_at, kill_at: None, gone_by: None };
+    };
+    Drain { terms: 1, ..leave_by(plan.on_term, now + grace, now) }
+}
+
+fn leave_by(on_term: OnTerm, gone_by: Instant, now: Instant) -> Drain {
+    let grace = gone_by.saturating_duration_since(now);
+    let kill_at = now + grace.saturating_sub(RESERVE.min(grace / 10));
+    let term_at = match on_term {
+        OnTerm::Stop => now,
+        OnTerm::Finish => now + kill_at.saturating_duration_since(now).saturating_sub(STOP_MARGIN.min(grace / 4)),
+    };
+    Drain {
+        reason: Reason::AskedToGo,
+        terms: 0,
+        term_at: Some(term_at),
+        kill_at: Some(kill_at),
+        gone_by: Some(gone_by),
+    }
+}
+
+fn stop_now(reason: Reason, now: Instant) -> Drain {
+    Drain { reason, terms: 0, term_at: Some(now), kill_at: Some(now + STOP_MARGIN), gone_by: None }
+}
+
+fn kill_now(now: Instant) -> Drain {
+    Drain { reason: Reason::Superseded, terms: 0, term_at: None, kill_at: Some(now), gone_by: None }
+}
+
+fn begin_drain(drain: Drain, now: Instant) -> (State, Vec<Action>) {
+    let report = Action::Report(Phase::Stopping, drain.reason.as_str());
+    due(drain, vec![report], now)
+}
+
+/// Sends what is due and not yet sent.
+fn due(mut drain: Drain, mut actions: Vec<Action>, now: Instant) -> (State, Vec<Action>) {
+    if drain.kill_at.is_some_and(|at| now >= at) {
+        drain.kill_at = None;
+        drain.term_at = None;
+        actions.push(Action::Send(SIGKILL));
+    } else if drain.term_at.is_some_and(|at| now >= at) {
+        drain.term_at = None;
+        actions.push(Action::Send(SIGTERM));
+    }
+    (State::Draining(drain), actions)
+}
+
+fn ended(exit: Exit, reason: Option<Reason>, gone_by: Option<Instant>, now: Instant) -> (State, Vec<Action>) {
+    let kill_at = now + SWEEP_MARGIN;
+    (State::Sweeping { exit, reason, kill_at, killed: false, gone_by }, vec![Action::Sweep(SIGTERM)])
+}
+
+fn swept(
+    plan: &Plan,
+    exit: Exit,
+    reason: Option<Reason>,
+    gone_by: Option<Instant>,
+    now: Instant,
+) -> (State, Vec<Action>) {
+    let code = if reason == Some(Reason::Superseded) { NO_LEAVE } else { exit.code() };
+    if !plan.job {
+        return (State::Done { code }, vec![]);
+    }
+    let until = now + plan.linger;
+    let until = gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
+    (State::Lingering { code, until }, vec![Action::Conclude { exit, reason }])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The state machine under every order of events that a Pod can produce.
+
+use super::*;
+use proptest::prelude::*;
+
+fn plan(job: bool) -> Plan {
+    let hour = Some(Duration::from_secs(3600));
+    Plan {
+        job,
+        on_term: OnTerm::Finish,
+        grace: job.then_some(hour).flatten(),
+        deadline: hour,
+        grant_wait: Duration::from_secs(600),
+        linger: Duration::from_secs(600),
+    }
+}
+
+/// Runs the events, a second apart, and gives back the state and all actions.
+fn play(plan: &Plan, events: Vec<Event>) -> (State, Vec<Action>) {
+    let mut now = Instant::now();
+    let mut state = State::New;
+    let mut all = vec![];
+    for event in events {
+        now += Duration::from_secs(1);
+        let (next, actions) = step(plan, state, event, now);
+        state = next;
+        all.extend(actions);
+    }
+    (state, all)
+}
+
+fn term(ours: bool) -> Event {
+    Event::Signal { signal: SIGTERM, ours }
+}
+
+#[test]
+fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
+    let end = Exit::Code(3);
+    let (state, actions) = play(
+        &plan(true),
+        vec![Event::Begin, Event::Granted, Event::Spawned, Event::Exited(end), Event::NothingLeft, Event::Receipt],
+    );
+    assert_eq!(state, State::Done { code: 3 });
+    let conclude = Action::Conclude { exit: end, reason: None };
+    let report = Action::Report(Phase::Executing, "started");
+    assert_eq!(actions, [Action::AskGrant, Action::Spawn, report, Action::Sweep(SIGTERM), conclude]);
+}
+
+#[test]
+fn without_leave_nothing_runs_and_75_says_so() {
+    for event in [Event::Refused("bound".into()), term(false)] {
+        let (state, actions) = play(&plan(true), vec![Event::Begin, event]);
+        assert_eq!(state, State::Done { code: NO_LEAVE });
+        assert!(!actions.contains(&Action::Spawn));
+    }
+}
+
+#[test]
+fn a_plain_init_passes_term_on_at_once_and_kills_only_with_a_grace() {
+    let plain = plan(false);
+    let (state, actions) = play(&plain, vec![Event::Begin, term(false), term(false)]);
+    assert_eq!(actions, [Action::Spawn, Action::Send(SIGTERM), Action::Send(SIGTERM)]);
+    assert_eq!(state.wake_at(), None);
+    let with_grace = Plan { grace: Some(Duration::from_secs(3)), ..plain };
+    let (state, _) = play(&with_grace, vec![Event::Begin, term(false)]);
+    let (_, actions) = step(&with_grace, state.clone(), Event::Tick, state.wake_at().unwrap());
+    assert_eq!(actions, [Action::Send(SIGKILL)]);
+}
+
+#[test]
+fn finish_lets_the_transfer_go_on_and_the_second_term_kills() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
+    let (_, actions) = play(&plan(true), begin.clone());
+    assert!(actions.contains(&Action::Report(Phase::Stopping, Reason::AskedToGo.as_str())));
+    assert!(!actions.contains(&Action::Send(SIGTERM)));
+    let (_, actions) = play(&plan(true), [begin, vec![term(false)]].concat());
+    assert_eq!(actions.last(), Some(&Action::Send(SIGKILL)));
+}
+
+#[test]
+fn a_term_from_our_own_descendant_starts_no_drain() {
+    let (state, actions) =
+        play(&plan(true), vec![Event::Begin, Event::Granted, Event::Spawned, term(true), term(true)]);
+    assert!(matches!(state, State::Running { .. }), "{state:?}");
+    assert!(!actions.contains(&Action::Send(SIGTERM)));
+}
+
+#[test]
+fn the_operators_term_and_the_cancel_directive_are_one_cancel() {
+    for order in [[term(false), Event::Told(Directive::Cancel)], [Event::Told(Directive::Cancel), term(false)]] {
+        let events = [vec![Event::Begin, Event::Granted, Event::Spawned], order.to_vec()].concat();
+        let (state, actions) = play(&plan(true), events);
+        assert!(actions.contains(&Action::Send(SIGTERM)) && !actions.contains(&Action::Send(SIGKILL)), "{actions:?}");
+        assert!(matches!(state, State::Draining(Drain { reason: Reason::Cancelled, .. })), "{state:?}");
+    }
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let exits = prop_oneof![
+        (0..256).prop_map(Exit::Code),
+        (1..64).prop_map(Exit::Signal),
+        Just(Exit::NotStarted(libc::ENOENT)),
+    ];
+    prop_oneof![
+        Just(Event::Granted),
+        Just(Event::Refused("no".into())),
+        Just(Event::Spawned),
+        ((1..64), any::<bool>()).prop_map(|(signal, ours)| Event::Signal { signal, ours }),
+        any::<bool>().prop_map(|ours| Event::Signal { signal: SIGTERM, ours }),
+        exits.prop_map(Event::Exited),
+        Just(Event::Reaped),
+        Just(Event::NothingLeft),
+        Just(Event::Told(Directive::Continue)),
+        Just(Event::Told(Directive::Cancel)),
+        Just(Event::Told(Directive::Superseded)),
+        Just(Event::Stalled),
+        Just(Event::Receipt),
+        Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens(job: bool, stop: bool, events in proptest::collection::vec((any_event(), 0_u64..4000), 0..60)) {
+        let mut plan = plan(job);
+        if stop {
+            plan.on_term = OnTerm::Stop;
+        }
+        let mut now = Instant::now();
+        let (mut state, mut actions) = step(&plan, State::New, Event::Begin, now);
+        let (mut spawned, mut exited, mut concluded, mut wanted) = (0, false, 0, false);
+        for (event, seconds) in events {
+            for action in &actions {
+                match action {
+                    Action::Spawn => spawned += 1,
+                    Action::Conclude { .. } => concluded += 1,
+                    // The group may be somebody else's once its leader is reaped.
+                    Action::Send(_) => prop_assert!(spawned == 1 && !exited),
+                    _ => {}
+                }
+                if let Action::Send(SIGKILL) = action {
+                    prop_assert!(wanted, "killed without being asked");
+                }
+            }
+            now += Duration::from_secs(seconds);
+            exited |= matches!(event, Event::Exited(_));
+            wanted |= !matches!(event, Event::Granted | Event::Spawned | Event::Reaped | Event::Receipt);
+            let was_done = matches!(state, State::Done { .. });
+            (state, actions) = step(&plan, state, event, now);
+            prop_assert!(!was_done || (matches!(state, State::Done { .. }) && actions.is_empty()));
+        }
+        prop_assert!(spawned <= 1 && concluded <= 1);
+        // Left alone, and with processes that do die when they are killed, it always comes to an end.
+        for _ in 0..20 {
+            let due = state.wake_at();
+            now = due.map_or(now, |due| now.max(due));
+            let last = if actions.contains(&Action::Send(SIGKILL)) || !matches!(state, State::Draining(_) | State::Running { .. }) {
+                Event::Exited(Exit::Signal(SIGKILL))
+            } else {
+                Event::Tick
+            };
+            for event in [last, Event::NothingLeft, Event::Tick] {
+                let (next, mut more) = step(&plan, state, event, now);
+                state = next;
+                actions.append(&mut more);
+            }
+        }
+        let patient_init = !job && matches!(state, State::Running { .. } | State::Draining(_));
+        prop_assert!(patient_init || matches!(state, State::Done { .. } | State::New), "{state:?}");
+    }
+}

@@ -1,0 +1,232 @@
+//! The transfer's output on its way: to our stdout and stderr unchanged, with each line seen in passing.
+//!
+//! Nothing is copied to disk. We read only what we have already passed on, so back-pressure is the transfer's own; and we never
+//! block on our stdout, because a signal may be waiting.
+
+use super::embulk;
+use crate::record::usage::Progress;
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// One read.
+const CHUNK: usize = 64 * 1024;
+/// A pipe that polls as writable takes this much without blocking (pipe(7), `PIPE_BUF`).
+const NEVER_BLOCKS: usize = 4096;
+/// Longer lines are seen up to here; they pass in full.
+const LINE_LIMIT: usize = 8 * 1024;
+/// How many of the last lines travel with a failure.
+const LAST_LINES: usize = 30;
+/// At the end, how long a stuck reader of our output may keep us.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// What went by, shared with the reporter's thread.
+#[derive(Default)]
+pub struct Seen {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    lines: u64,
+    bytes: u64,
+    embulk: embulk::Lines,
+    last: VecDeque<String>,
+}
+
+/// Both streams.
+pub struct Relay {
+    streams: Vec<Stream>,
+    seen: std::sync::Arc<Seen>,
+}
+
+struct Stream {
+    from: Option<OwnedFd>,
+    to: OwnedFd,
+    /// Read, and not yet passed on.
+    pending: Vec<u8>,
+    passed: usize,
+    line: Vec<u8>,
+    /// Our own stdout is gone; the transfer does not notice.
+    lost: bool,
+}
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the transfer's lines say that it is.
+    pub fn progress(&self) -> Progress {
+        let inner = self.lock();
+        Progress { output_lines: Some(inner.lines), output_bytes: Some(inner.bytes), ..inner.embulk.progress() }
+    }
+
+    /// The transfer's own word on why it failed.
+    pub fn error(&self) -> Option<String> {
+        self.lock().embulk.error().map(str::to_owned)
+    }
+
+    /// The last lines, oldest first.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.lock().last.iter().cloned().collect()
+    }
+}
+
+impl Relay {
+    /// The relay, and what the transfer is to have as stdout and stderr.
+    pub fn new(seen: std::sync::Arc<Seen>) -> anyhow::Result<(Self, (OwnedFd, OwnedFd))> {
+        let stream = |to: BorrowedFd<'_>| -> anyhow::Result<(Stream, OwnedFd)> {
+            let (from, into) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            // A closed stdout is /dev/null by now: Rust's runtime opens it before main.
+            let to = to.try_clone_to_owned()?;
+            Ok((Stream { from: Some(from), to, pending: vec![], passed: 0, line: vec![], lost: false }, into))
+        };
+        let (out, out_into) = stream(std::io::stdout().as_fd())?;
+        let (err, err_into) = stream(std::io::stderr().as_fd())?;
+        Ok((Self { streams: vec![out, err], seen }, (out_into, err_into)))
+    }
+
+    /// What to wait for.
+    pub fn interests(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.streams.iter().filter_map(|stream| {
+            if stream.has_pending() {
+                return Some(PollFd::new(stream.to.as_fd(), PollFlags::POLLOUT));
+            }
+            Some(PollFd::new(stream.from.as_ref()?.as_fd(), PollFlags::POLLIN))
+        })
+    }
+
+    /// Passes on what can be passed on without waiting; says whether anything moved.
+    pub fn turn(&mut self) -> bool {
+        let seen = &self.seen;
+        self.streams.iter_mut().fold(false, |moved, stream| stream.turn(seen) | moved)
+    }
+
+    /// After the end: passes on what is still in the pipes, also if a stray process keeps them open.
+    pub fn finish(&mut self) {
+        let give_up = Instant::now() + FLUSH_LIMIT;
+        loop {
+            while self.turn() {}
+            for stream in self.streams.iter_mut().filter(|stream| !stream.has_pending()) {
+                stream.from = None;
+                stream.end_line(&self.seen);
+            }
+            let mut waiting: Vec<_> = self.interests().collect();
+            let left = give_up.saturating_duration_since(Instant::now());
+            if waiting.is_empty() || left.is_zero() {
+                return;
+            }
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if poll(&mut waiting, left).is_err_and(|errno| errno != Errno::EINTR) {
+                return;
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn has_pending(&self) -> bool {
+        self.passed < self.pending.len()
+    }
+
+    fn turn(&mut self, seen: &Seen) -> bool {
+        if self.has_pending() {
+            return self.pass_on();
+        }
+        let Some(from) = &self.from else { return false };
+        self.pending.resize(CHUNK, 0);
+        self.passed = 0;
+        match nix::unistd::read(from, &mut self.pending) {
+            Ok(0) => {
+                self.pending.clear();
+                self.from = None;
+                self.end_line(seen);
+                false
+            }
+            Ok(count) => {
+                self.pending.truncate(count);
+                self.see(seen);
+                self.pass_on();
+                true
+            }
+            Err(errno) => {
+                self.pending.clear();
+                if !matches!(errno, Errno::EAGAIN | Errno::EINTR) {
+                    self.from = None;
+                }
+                errno == Errno::EINTR
+            }
+        }
+    }
+
+    fn pass_on(&mut self) -> bool {
+        if self.lost {
+            self.passed = self.pending.len();
+            return true;
+        }
+        let mut ready = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
+        if !poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+            return false;
+        }
+        let rest = self.pending.get(self.passed..).unwrap_or_default();
+        match nix::unistd::write(&self.to, rest.get(..NEVER_BLOCKS).unwrap_or(rest)) {
+            Ok(count) => self.passed += count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return false,
+            // A full disk may have room again; what does not fit now is dropped, and the transfer goes on.
+            Err(Errno::ENOSPC | Errno::EDQUOT) => self.passed = self.pending.len(),
+            Err(errno) => {
+                tracing::warn!(%errno, "our output is gone; the transfer goes on");
+                self.lost = true;
+            }
+        }
+        true
+    }
+
+    fn see(&mut self, seen: &Seen) {
+        let mut inner = seen.lock();
+        inner.bytes = inner.bytes.saturating_add(self.pending.len() as u64);
+        let mut rest = self.pending.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, behind) = rest.split_at(end);
+            keep(&mut self.line, line);
+            inner.line(&self.line);
+            self.line.clear();
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        keep(&mut self.line, rest);
+    }
+
+    fn end_line(&mut self, seen: &Seen) {
+        if !self.line.is_empty() {
+            seen.lock().line(&self.line);
+            self.line.clear();
+        }
+    }
+}
+
+fn keep(line: &mut Vec<u8>, more: &[u8]) {
+    let room = LINE_LIMIT.saturating_sub(line.len());
+    line.extend_from_slice(more.get(..room).unwrap_or(more));
+}
+
+impl Inner {
+    fn line(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
+        self.lines = self.lines.saturating_add(1);
+        self.embulk.see(&line);
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+}

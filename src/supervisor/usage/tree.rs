@@ -1,0 +1,83 @@
+//! The transfer's process tree: all descendants of ours that are alive, and what those used that are not.
+
+use crate::record::usage::Tree as Reading;
+use nix::sys::resource::{UsageWho, getrusage};
+use std::collections::{HashMap, HashSet};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// Reads the tree by sysinfo.
+pub struct Tree {
+    /// Absent where sysinfo cannot read this system.
+    system: Option<System>,
+    /// Disk counters vanish with their process; the largest sum seen stands for what is gone.
+    disk: (u64, u64),
+}
+
+impl Tree {
+    pub fn new() -> Self {
+        Self { system: System::new().ok(), disk: (0, 0) }
+    }
+
+    /// What all descendants use now. A tree without a living process has no memory to read.
+    pub fn read(&mut self) -> Reading {
+        let what = ProcessRefreshKind::nothing().with_memory().with_cpu().with_disk_usage().without_tasks();
+        let Some(system) = &mut self.system else { return Reading::default() };
+        system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
+        let ours = descendants(system);
+        let mut reading = Reading { processes: u32::try_from(ours.len()).ok(), ..Reading::default() };
+        let mut cpu_seconds = reaped_cpu_seconds();
+        let mut disk = (0, 0);
+        for process in ours.iter().filter_map(|pid| system.process(*pid)) {
+            reading.rss_bytes = Some(reading.rss_bytes.unwrap_or(0).saturating_add(process.memory()));
+            let milliseconds = u32::try_from(process.accumulated_cpu_time()).unwrap_or(u32::MAX);
+            cpu_seconds = cpu_seconds.map(|seconds| seconds + f64::from(milliseconds) / 1000.0);
+            let io = process.disk_usage();
+            disk = (disk.0 + io.total_read_bytes, disk.1 + io.total_written_bytes);
+        }
+        self.disk = (self.disk.0.max(disk.0), self.disk.1.max(disk.1));
+        reading.tree_cpu_seconds = cpu_seconds;
+        reading.disk_read_bytes = Some(self.disk.0);
+        reading.disk_written_bytes = Some(self.disk.1);
+        reading
+    }
+}
+
+fn descendants(system: &System) -> HashSet<Pid> {
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for (pid, process) in system.processes() {
+        if let Some(parent) = process.parent() {
+            children.entry(parent).or_default().push(*pid);
+        }
+    }
+    let mut found = HashSet::new();
+    let mut next = children.remove(&Pid::from_u32(std::process::id())).unwrap_or_default();
+    while let Some(pid) = next.pop() {
+        if found.insert(pid) {
+            next.extend(children.remove(&pid).unwrap_or_default());
+        }
+    }
+    found
+}
+
+/// User and system time of all children that we have reaped, and of theirs.
+fn reaped_cpu_seconds() -> Option<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok()?;
+    let seconds = |time: nix::sys::time::TimeVal| {
+        let micros = i32::try_from(time.tv_usec()).map(f64::from).unwrap_or(0.0);
+        i32::try_from(time.tv_sec()).map(f64::from).unwrap_or(f64::from(i32::MAX)) + micros / 1e6
+    };
+    Some(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// Every process that `/proc` shows.
+pub fn pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The parent of `pid`: field 4 of `/proc/PID/stat`, counted behind the name, which may hold anything (proc_pid_stat(5)).
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, behind_name) = stat.rsplit_once(") ")?;
+    behind_name.split(' ').nth(1)?.parse().ok()
+}
