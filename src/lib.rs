@@ -15,3 +15,23 @@ pub mod supervisor;
 
 /// Messages and the panic hook.
 pub mod telemetry;
+
+/// The truth: a SQL database with every job, attempt, transition and reading.
+#[cfg(feature = "control")]
+pub mod ledger;
+
+/// Where attempts run: one trait, and the `local` cluster of detached processes.
+#[cfg(feature = "control")]
+pub mod cluster;
+
+/// From the queue to attempts and back to their ends: admit, launch, reconcile.
+#[cfg(feature = "control")]
+pub mod dispatch;
+
+/// How jobs come in: parsed, checked, accepted once.
+#[cfg(feature = "control")]
+pub mod intake;
+
+/// The control program at work: HTTP, and the stages behind it.
+#[cfg(feature = "control")]
+pub mod serve;

@@ -1,0 +1,90 @@
+//! Holds the ledger against the cluster, level-triggered: what is launching, alive, cancelled or ended is looked at, whatever was
+//! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided.
+
+use super::{Dispatcher, proof};
+use crate::{
+    cluster::{Observation, SupervisorExit},
+    ledger::{self, LiveAttempt},
+    record::termination::{Signed, Story},
+};
+use std::time::Duration;
+
+/// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
+const CANCEL_GRACE: Duration = Duration::from_secs(20);
+
+impl Dispatcher {
+    /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
+    pub(super) async fn reconcile(&self) -> Result<(), ledger::Error> {
+        for attempt in self.ledger.live_attempts(self.cluster.name()).await? {
+            self.reconcile_one(&attempt).await?;
+        }
+        for order in self.ledger.unreleased(self.cluster.name()).await? {
+            // Its supervisor may still be on its way out.
+            if matches!(self.cluster.observe(&order).await, Observation::Ended { .. } | Observation::NeverExisted) {
+                match self.cluster.release(&order.id).await {
+                    Ok(()) => self.ledger.released(&order.id).await?,
+                    Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let order = &attempt.order;
+        match self.cluster.observe(order).await {
+            Observation::Alive => {
+                if attempt.launching {
+                    self.ledger.launched(&order.id).await?;
+                }
+                if attempt.cancel_requested.is_some()
+                    && let Err(why) = self.cluster.stop(order, CANCEL_GRACE).await
+                {
+                    tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
+                }
+                Ok(())
+            }
+            Observation::NeverExisted if attempt.launching && attempt.cancel_requested.is_none() => {
+                self.create(order).await
+            }
+            Observation::NeverExisted if attempt.launching => self.end(attempt, None, &[]).await,
+            Observation::NeverExisted => {
+                tracing::warn!(
+                    job = order.id.job,
+                    attempt = order.id.attempt,
+                    "its place has vanished; its fate is unknown"
+                );
+                Ok(())
+            }
+            Observation::Ended { exit, message } => self.end(attempt, exit, &message).await,
+            Observation::Unknown(why) => {
+                tracing::warn!(
+                    job = order.id.job,
+                    attempt = order.id.attempt,
+                    why,
+                    "cannot be seen; nothing is decided"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    async fn end(
+        &self,
+        attempt: &LiveAttempt,
+        exit: Option<SupervisorExit>,
+        message: &[u8],
+    ) -> Result<(), ledger::Error> {
+        // The last record may have come in while we looked: the ledger keeps the better evidence.
+        let story = self.believed(attempt, message);
+        let remains = proof::Remains { granted: attempt.granted, exit, story, now: ledger::now() };
+        self.ledger.end_attempt(&attempt.order.id, proof::end(remains)).await
+    }
+
+    fn believed(&self, attempt: &LiveAttempt, message: &[u8]) -> Option<Story> {
+        let id = &attempt.order.id;
+        let nonce = attempt.nonce.as_deref()?;
+        let story = Signed::believe(message, |story, tag| self.key.signed(id, nonce, story, tag))?;
+        (story.id == *id && story.source == nonce).then_some(story)
+    }
+}

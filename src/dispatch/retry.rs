@@ -1,0 +1,129 @@
+//! What follows an attempt's end: pure, one table for every outcome.
+//!
+//! Two budgets: five bad nodes must not burn the customer's retries. And one rule above both: what may have written something is not
+//! run again by itself, unless the load says that repeating it does no harm; a person is asked, with the question spelled out.
+
+use crate::{
+    ledger::{Budget, NextStep, RetryCase},
+    record::outcome::Outcome,
+};
+use std::time::Duration;
+
+/// No retry waits longer than this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// The policy.
+pub fn next_step(case: &RetryCase<'_>) -> NextStep {
+    match case.outcome {
+        Outcome::Succeeded => return NextStep::Succeed,
+        _ if case.cancel_requested => return NextStep::Cancel,
+        Outcome::Cancelled => return NextStep::Cancel,
+        Outcome::CreateFailed => return NextStep::Reject,
+        Outcome::NotStarted { .. } => return NextStep::Fail,
+        _ => {}
+    }
+    let repeatable = !case.may_have_run || case.job.is_idempotent();
+    let Some((budget, used)) = budget(case) else {
+        // Nobody knows what a lost transfer did; that no retry is left does not turn it into a failure.
+        let unknown = matches!(case.outcome, Outcome::Lost) && !repeatable;
+        return if unknown { NextStep::Hold { question: question(case) } } else { NextStep::Fail };
+    };
+    if !repeatable {
+        return NextStep::Hold { question: question(case) };
+    }
+    let doubled = case.job.retry.backoff.0.saturating_mul(2_u32.saturating_pow(used.min(16)));
+    NextStep::Retry { after: doubled.min(LONGEST_BACKOFF), budget }
+}
+
+/// The budget that pays for another attempt, and how much of it is used; `None` if it is used up, or the job wants no retry.
+fn budget(case: &RetryCase<'_>) -> Option<(Budget, u32)> {
+    let retry = &case.job.retry;
+    if case.outcome.is_infrastructure() {
+        let left = case.infrastructure_retries < retry.infrastructure_limit;
+        return left.then_some((Budget::Infrastructure, case.infrastructure_retries));
+    }
+    if let Outcome::Failed { exit_code } = case.outcome
+        && !retry.on_exit_codes.is_empty()
+        && !retry.on_exit_codes.contains(exit_code)
+    {
+        return None;
+    }
+    (case.own_retries < retry.limit).then_some((Budget::Own, case.own_retries))
+}
+
+fn question(case: &RetryCase<'_>) -> String {
+    format!(
+        "The transfer may have written part of its rows before it ended ({}), and nothing says that loading again does no harm. \
+         Look at the target: if it is clean or the load may be repeated, `sendo retry {id}`; if not, `sendo cancel {id}`. \
+         Jobs that may always be repeated say `\"retry\": {{\"idempotent\": true}}`.",
+        case.outcome.code(),
+        id = case.job.id
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::job::Job;
+
+    fn job(more: &str) -> Job {
+        serde_json::from_str(&format!("{{\"version\": 1, \"id\": \"a\" {more}}}")).unwrap()
+    }
+
+    fn ask(job: &Job, outcome: Outcome, may_have_run: bool, used: u32, cancel_requested: bool) -> NextStep {
+        next_step(&RetryCase {
+            job,
+            outcome: &outcome,
+            may_have_run,
+            own_retries: used,
+            infrastructure_retries: used,
+            cancel_requested,
+        })
+    }
+
+    const KILLED: Outcome = Outcome::Killed { signal: 9 };
+    const FAILED: Outcome = Outcome::Failed { exit_code: 1 };
+
+    #[test]
+    fn a_success_is_a_success_even_if_somebody_cancelled() {
+        assert_eq!(ask(&job(""), Outcome::Succeeded, true, 0, true), NextStep::Succeed);
+        assert_eq!(ask(&job(""), KILLED, true, 0, true), NextStep::Cancel);
+    }
+
+    #[test]
+    fn what_may_have_written_is_held_unless_it_may_be_repeated() {
+        assert!(
+            matches!(ask(&job(""), KILLED, true, 0, false), NextStep::Hold { question } if question.contains("sendo retry a"))
+        );
+        let replace = job(", \"embulk\": {\"config\": {\"out\": {\"mode\": \"replace\"}}}");
+        assert!(matches!(
+            ask(&replace, KILLED, true, 0, false),
+            NextStep::Retry { budget: Budget::Infrastructure, .. }
+        ));
+        assert!(matches!(ask(&job(""), Outcome::NeverGranted, false, 0, false), NextStep::Retry { .. }));
+    }
+
+    #[test]
+    fn a_lost_attempt_is_a_question_and_never_a_failure() {
+        assert!(matches!(ask(&job(""), Outcome::Lost, true, 99, false), NextStep::Hold { .. }));
+    }
+
+    #[test]
+    fn the_budgets_are_separate_and_end() {
+        assert_eq!(ask(&job(""), FAILED, true, 0, false), NextStep::Fail);
+        let twice = job(", \"retry\": {\"limit\": 2, \"idempotent\": true, \"backoff\": \"10s\"}");
+        let after = |used| match ask(&twice, FAILED, true, used, false) {
+            NextStep::Retry { after, budget: Budget::Own } => Some(after.as_secs()),
+            _ => None,
+        };
+        assert_eq!([after(0), after(1), after(2)], [Some(10), Some(20), None]);
+        assert_eq!(ask(&twice, KILLED, true, 5, false), NextStep::Fail);
+    }
+
+    #[test]
+    fn only_the_named_exit_codes_are_tried_again() {
+        let job = job(", \"retry\": {\"limit\": 2, \"idempotent\": true, \"on_exit_codes\": [7]}");
+        assert_eq!(ask(&job, FAILED, true, 0, false), NextStep::Fail);
+        assert!(matches!(ask(&job, Outcome::Failed { exit_code: 7 }, true, 0, false), NextStep::Retry { .. }));
+    }
+}

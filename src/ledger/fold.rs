@@ -1,0 +1,231 @@
+//! What an attempt's end means for its job: evidence by rank, then the retry policy, then one transition.
+
+use super::{
+    Error, Ledger, Tx,
+    rows::{AttemptRow, JobRow},
+};
+use crate::record::{
+    Millis,
+    job::Job,
+    outcome::{Confidence, Ending, Evidence, Outcome, Verdict},
+    phase::{Phase, Writer},
+    wire::AttemptId,
+};
+use std::time::Duration;
+
+/// An attempt's end, as somebody saw it.
+#[derive(Debug, Clone)]
+pub struct AttemptEnd {
+    pub ending: Ending,
+    pub evidence: Evidence,
+    /// The clock of whoever saw it.
+    pub at: Millis,
+}
+
+/// What the retry policy is asked.
+#[derive(Debug)]
+pub struct RetryCase<'a> {
+    pub job: &'a Job,
+    pub outcome: &'a Outcome,
+    /// The transfer's process may have run, so something may have been written.
+    pub may_have_run: bool,
+    pub own_retries: u32,
+    pub infrastructure_retries: u32,
+    pub cancel_requested: bool,
+}
+
+/// What the retry policy answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NextStep {
+    Succeed,
+    Fail,
+    Cancel,
+    /// The cluster will not have it.
+    Reject,
+    /// A person decides.
+    Hold {
+        question: String,
+    },
+    Retry {
+        after: Duration,
+        budget: Budget,
+    },
+}
+
+/// Whose retries are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    Own,
+    Infrastructure,
+}
+
+impl Ledger {
+    /// Ends an attempt on evidence that does not come from its supervisor's records.
+    pub async fn end_attempt(&self, id: &AttemptId, end: AttemptEnd) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let job = self.job_row(&mut tx, &id.job).await?;
+        let attempt = self.attempt_row(&mut tx, id).await?;
+        if let (Some(mut job), Some(attempt)) = (job, attempt) {
+            self.conclude(&mut tx, &mut job, id, &attempt, end).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Folds an end into attempt and job. Lower or equal evidence than what is known changes nothing; evidence that comes after a
+    /// successor attempt exists is counted as a conflict and changes nothing else.
+    pub(super) async fn conclude(
+        &self,
+        tx: &mut Tx,
+        job: &mut JobRow,
+        id: &AttemptId,
+        attempt: &AttemptRow,
+        mut end: AttemptEnd,
+    ) -> Result<(), Error> {
+        if attempt.ended && (job.attempt != id.attempt || end.evidence.rank() <= attempt.evidence) {
+            return if job.attempt == id.attempt {
+                Ok(())
+            } else {
+                self.count_conflict(tx, id, "evidence after a successor").await
+            };
+        }
+        let mut next = (self.retry)(&RetryCase {
+            job: &job.job,
+            outcome: &end.ending.outcome,
+            may_have_run: attempt.granted && !end.ending.outcome.never_ran(),
+            own_retries: job.own_retries,
+            infrastructure_retries: job.infrastructure_retries,
+            cancel_requested: job.cancel_requested,
+        });
+        if next == NextStep::Succeed
+            && let Some(verdict) = self.carry_cursor(tx, job, attempt, &end.ending).await?
+        {
+            next = NextStep::Hold { question: verdict.next_action.clone() };
+            end.ending.verdict = verdict;
+        }
+        if let NextStep::Hold { question } = &next {
+            end.ending.verdict.next_action.clone_from(question);
+        }
+        self.close_attempt(tx, id, &end).await?;
+        self.follow(tx, job, &next, &end, attempt.ended).await
+    }
+
+    /// Moves the definition's cursor with a success. A verdict comes back if it cannot be moved: then the load is done, but the next
+    /// run would not know it, and a person decides.
+    async fn carry_cursor(
+        &self,
+        tx: &mut Tx,
+        job: &JobRow,
+        attempt: &AttemptRow,
+        ending: &Ending,
+    ) -> Result<Option<Verdict>, Error> {
+        if !job.job.is_incremental() {
+            return Ok(None);
+        }
+        let moved = match (&ending.cursor, attempt.cursor_generation) {
+            (Some(cursor), Some(generation)) if cursor.from_generation == generation => {
+                self.move_cursor(tx, job, generation, &cursor.diff).await?
+            }
+            _ => false,
+        };
+        let code = if ending.cursor.is_none() { "cursor_missing" } else { "cursor_conflict" };
+        Ok((!moved).then(|| Verdict {
+            code: code.into(),
+            summary: "The load succeeded, but its definition's cursor could not be moved on.".into(),
+            evidence: ending.verdict.evidence.clone(),
+            confidence: Confidence::Certain,
+            next_action: "The next run would load the same rows again. Compare the cursor with the target, then cancel this job, or retry it \
+                          if loading twice does no harm."
+                .into(),
+        }))
+    }
+
+    async fn close_attempt(&self, tx: &mut Tx, id: &AttemptId, end: &AttemptEnd) -> Result<(), Error> {
+        let statement = "UPDATE attempts SET state = 'ended', ended_at_ms = ?, outcome = ?, evidence = ?, verdict = ?, exit_code = ?, \
+                         killed_by_signal = ?, last_lines = ? WHERE job_id = ? AND attempt = ?";
+        self.sql(statement)
+            .bind(end.at.min(super::now()).0)
+            .bind(end.ending.outcome.code().to_owned())
+            .bind(end.evidence.rank())
+            .bind(text(&end.ending.verdict)?)
+            .bind(end.ending.exit_code.map(i64::from))
+            .bind(end.ending.signal.map(i64::from))
+            .bind(text(&end.ending.last_lines)?)
+            .bind(id.job.clone())
+            .bind(i64::from(id.attempt))
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Writes the next step into the job's row.
+    async fn follow(
+        &self,
+        tx: &mut Tx,
+        job: &mut JobRow,
+        next: &NextStep,
+        end: &AttemptEnd,
+        again: bool,
+    ) -> Result<(), Error> {
+        let statement = "UPDATE jobs SET outcome = ?, verdict = ? WHERE id = ?";
+        let query = self.sql(statement).bind(end.ending.outcome.code().to_owned()).bind(text(&end.ending.verdict)?);
+        query.bind(job.job.id.clone()).execute(&mut **tx).await?;
+        let to = match next {
+            NextStep::Succeed => Phase::Succeeded,
+            NextStep::Fail => Phase::Failed,
+            NextStep::Cancel => Phase::Cancelled,
+            NextStep::Reject => Phase::Rejected,
+            NextStep::Hold { .. } => Phase::Held,
+            // The first evidence has decided on a retry, or against one; better evidence of the same kind does not add another.
+            NextStep::Retry { .. } if again => return Ok(()),
+            NextStep::Retry { after, budget } => {
+                self.use_budget(tx, job, *budget, super::now().plus(*after)).await?;
+                Phase::Queued
+            }
+        };
+        let writer = match (again, job.phase) {
+            (true, _) => Writer::HigherEvidence,
+            (false, Phase::Queued) => Writer::Reconcile,
+            (false, _) => Writer::Fold,
+        };
+        let mut reason = format!("{}, by {}", end.ending.outcome.code(), end.evidence);
+        if let NextStep::Retry { after, .. } = next {
+            reason.push_str(&format!("; next attempt in {}", crate::record::span::Span(*after)));
+        }
+        if job.phase == Phase::Queued && !again && to == Phase::Succeeded {
+            // Its place was never recorded as existing, and yet it ran: the ending implies the phases before it.
+            self.move_job(tx, job, Phase::Executing, Writer::Supervisor, "implied by its ending", end.at).await?;
+            return self.move_job(tx, job, to, Writer::Fold, &reason, end.at).await;
+        }
+        self.move_job(tx, job, to, writer, &reason, end.at).await
+    }
+
+    async fn use_budget(&self, tx: &mut Tx, job: &mut JobRow, budget: Budget, not_before: Millis) -> Result<(), Error> {
+        match budget {
+            Budget::Own => job.own_retries += 1,
+            Budget::Infrastructure => job.infrastructure_retries += 1,
+        }
+        self.sql("UPDATE jobs SET own_retries = ?, infrastructure_retries = ?, not_before_ms = ? WHERE id = ?")
+            .bind(i64::from(job.own_retries))
+            .bind(i64::from(job.infrastructure_retries))
+            .bind(not_before.0)
+            .bind(job.job.id.clone())
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Something spoke for an attempt that does not count: kept, counted, shown.
+    pub(super) async fn count_conflict(&self, tx: &mut Tx, id: &AttemptId, what: &'static str) -> Result<(), Error> {
+        tracing::warn!(job = id.job, attempt = id.attempt, what, "conflict");
+        self.sql("UPDATE attempts SET conflicts = conflicts + 1 WHERE job_id = ? AND attempt = ?")
+            .bind(id.job.clone())
+            .bind(i64::from(id.attempt))
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+}
+
+fn text(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|why| Error::Unreadable { table: "attempts", why: why.to_string() })
+}

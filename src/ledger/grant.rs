@@ -1,0 +1,121 @@
+//! Leave to start: binds an attempt to one process for good.
+
+use super::{Error, Ledger, Tx, rows::JobRow};
+use crate::record::wire::{AttemptId, Cursor, Grant, GrantAnswer, GrantRequest};
+use sqlx::Row as _;
+
+impl Ledger {
+    /// Answers a supervisor that asks to start. `key` signs its termination message.
+    ///
+    /// The first process to ask is bound; the same one may ask again and gets the same answer; every other is superseded.
+    pub async fn grant(
+        &self,
+        request: &GrantRequest,
+        uid: &str,
+        key: String,
+        report_every_ms: u64,
+    ) -> Result<GrantAnswer, Error> {
+        let no = |reason: &str| Ok(GrantAnswer::Superseded { reason: reason.to_owned() });
+        let mut tx = self.begin().await?;
+        let Some(row) = self.job_row(&mut tx, &request.id.job).await? else {
+            return no("the ledger knows no such job");
+        };
+        let Some(attempt) = self.attempt_row(&mut tx, &request.id).await? else {
+            return no("the ledger knows no such attempt");
+        };
+        if row.attempt != request.id.attempt {
+            return no("a later attempt counts");
+        }
+        if attempt.ended || row.phase.is_ended() {
+            return no("the attempt is over");
+        }
+        if !self.has_uid(&mut tx, &request.id, uid).await? {
+            return no("another place has this attempt");
+        }
+        match attempt.nonce {
+            Some(nonce) if nonce != request.nonce => return no("another process has this attempt's grant"),
+            Some(_) => {}
+            None if row.cancel_requested => return no("the job was cancelled"),
+            None => self.bind(&mut tx, request).await?,
+        }
+        let cursor = self.cursor(&mut tx, &row, &request.id).await?;
+        tx.commit().await?;
+        Ok(GrantAnswer::Granted(Box::new(Grant {
+            key,
+            report_every_ms,
+            memory_limit_bytes: row.job.resources.memory.map(|bytes| bytes.0),
+            embulk_config: row.job.embulk.map(|embulk| embulk.config),
+            cursor,
+        })))
+    }
+
+    async fn has_uid(&self, tx: &mut Tx, id: &AttemptId, uid: &str) -> Result<bool, Error> {
+        let query = self.sql("SELECT uid FROM attempts WHERE job_id = ? AND attempt = ?").bind(id.job.clone());
+        let row = query.bind(i64::from(id.attempt)).fetch_one(&mut **tx).await?;
+        Ok(row.try_get::<String, _>("uid")? == uid)
+    }
+
+    async fn bind(&self, tx: &mut Tx, request: &GrantRequest) -> Result<(), Error> {
+        self.sql("UPDATE attempts SET nonce = ?, granted_at_ms = ? WHERE job_id = ? AND attempt = ?")
+            .bind(request.nonce.clone())
+            .bind(super::now().0)
+            .bind(request.id.job.clone())
+            .bind(i64::from(request.id.attempt))
+            .execute(&mut **tx)
+            .await?;
+        tracing::info!(job = request.id.job, attempt = request.id.attempt, "granted");
+        Ok(())
+    }
+
+    /// From where an incremental definition goes on; the generation is noted with the attempt.
+    async fn cursor(&self, tx: &mut Tx, row: &JobRow, id: &AttemptId) -> Result<Option<Cursor>, Error> {
+        if !row.job.is_incremental() {
+            return Ok(None);
+        }
+        let (tenant, definition) = definition(row);
+        let query = self
+            .sql("SELECT generation, diff FROM cursors WHERE tenant = ? AND definition = ?")
+            .bind(tenant)
+            .bind(definition);
+        let cursor = match query.fetch_optional(&mut **tx).await? {
+            Some(found) => Cursor { generation: found.try_get("generation")?, diff: found.try_get("diff")? },
+            None => Cursor { generation: 0, diff: String::new() },
+        };
+        self.sql("UPDATE attempts SET cursor_generation = ? WHERE job_id = ? AND attempt = ?")
+            .bind(cursor.generation)
+            .bind(id.job.clone())
+            .bind(i64::from(id.attempt))
+            .execute(&mut **tx)
+            .await?;
+        Ok(Some(cursor))
+    }
+
+    /// Moves a definition's cursor on, if it still stands where this attempt found it.
+    pub(super) async fn move_cursor(
+        &self,
+        tx: &mut Tx,
+        row: &JobRow,
+        generation: i64,
+        diff: &str,
+    ) -> Result<bool, Error> {
+        let (tenant, definition) = definition(row);
+        let now = super::now().0;
+        let statement = if generation == 0 {
+            "INSERT INTO cursors (diff, moved_at_ms, moved_by_job, tenant, definition, generation) SELECT ?, ?, ?, ?, ?, ? + 1 \
+             WHERE NOT EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND definition = ?)"
+        } else {
+            "UPDATE cursors SET diff = ?, moved_at_ms = ?, moved_by_job = ?, generation = generation + 1 \
+             WHERE tenant = ? AND definition = ? AND generation = ?"
+        };
+        let query = self.sql(statement).bind(diff.to_owned()).bind(now).bind(row.job.id.clone());
+        let mut query = query.bind(tenant.clone()).bind(definition.clone()).bind(generation);
+        if generation == 0 {
+            query = query.bind(tenant).bind(definition);
+        }
+        Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
+    }
+}
+
+fn definition(row: &JobRow) -> (String, String) {
+    (row.job.tenant.clone().unwrap_or_default(), row.job.definition.clone().unwrap_or_default())
+}

@@ -1,0 +1,22 @@
+CREATE TABLE jobs (
+    id                     VARCHAR(128) NOT NULL PRIMARY KEY,
+    tenant                 VARCHAR(128) NOT NULL,
+    definition             VARCHAR(128) NOT NULL,
+    spec                   {text} NOT NULL,
+    digest                 CHAR(64) NOT NULL,
+    traceparent            VARCHAR(128),
+    priority               BIGINT NOT NULL,
+    incremental            BIGINT NOT NULL,
+    phase                  VARCHAR(16) NOT NULL,
+    phase_since_ms         BIGINT NOT NULL,
+    attempt                BIGINT NOT NULL,
+    queued_at_ms           BIGINT NOT NULL,
+    not_before_ms          BIGINT NOT NULL,
+    ended_at_ms            BIGINT,
+    outcome                VARCHAR(32),
+    verdict                {text},
+    cancel_requested_ms    BIGINT,
+    cancel_reason          {text},
+    own_retries            BIGINT NOT NULL,
+    infrastructure_retries BIGINT NOT NULL
+){table}

@@ -1,0 +1,1 @@
+CREATE INDEX jobs_by_phase ON jobs (phase, not_before_ms)

@@ -1,0 +1,1 @@
+CREATE INDEX attempts_by_state ON attempts (state, cluster)

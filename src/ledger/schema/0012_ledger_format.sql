@@ -1,0 +1,1 @@
+CREATE TABLE ledger_format (oldest_reader BIGINT NOT NULL){table}

@@ -1,0 +1,1 @@
+INSERT INTO ledger_format (oldest_reader) VALUES (1)

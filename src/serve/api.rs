@@ -1,0 +1,211 @@
+//! What people and schedulers ask: jobs, their readings and their output; cancel and retry.
+
+use super::{Service, problem::Problem};
+use crate::{
+    ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Retried},
+    record::wire::AttemptId,
+};
+use anyhow::Context as _;
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    http::{HeaderName, StatusCode},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    io::{Read as _, Seek as _, SeekFrom},
+    sync::Arc,
+};
+
+const PAGE: u32 = 100;
+const LONGEST_PAGE: u32 = 1000;
+const HEARTBEATS: u32 = 10_000;
+/// A piece of a log.
+const LOG_PIECE: u64 = 1024 * 1024;
+/// Where the next piece of a log begins, in bytes.
+pub const NEXT_OFFSET: HeaderName = HeaderName::from_static("sendo-next-offset");
+
+/// A page of jobs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JobPage {
+    pub jobs: Vec<JobSummary>,
+    /// `after` of the next page, if there may be one.
+    pub next: Option<String>,
+}
+
+/// An attempt's readings.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeartbeatPage {
+    pub heartbeats: Vec<Heartbeat>,
+}
+
+/// What became of a request to cancel or to retry.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// `cancelled`, `cancelling`, `queued` or `unchanged`.
+    pub result: String,
+    pub detail: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CancelBody {
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryBody {
+    pub after_attempt: Option<u32>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ListQuery {
+    phase: Option<String>,
+    tenant: Option<String>,
+    definition: Option<String>,
+    after: Option<String>,
+    limit: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct HeartbeatQuery {
+    attempt: Option<u32>,
+    after_ms: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogQuery {
+    attempt: Option<u32>,
+    stream: Option<String>,
+    offset: Option<u64>,
+}
+
+/// The routes.
+pub fn routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/v1/jobs", get(jobs))
+        .route("/v1/jobs/{id}", get(job))
+        .route("/v1/jobs/{id}/heartbeats", get(heartbeats))
+        .route("/v1/jobs/{id}/logs", get(logs))
+        .route("/v1/jobs/{id}/cancel", post(cancel))
+        .route("/v1/jobs/{id}/retry", post(retry))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+}
+
+async fn jobs(State(service): State<Arc<Service>>, Query(query): Query<ListQuery>) -> Result<Json<JobPage>, Problem> {
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, LONGEST_PAGE);
+    if let Some(phase) = query.phase.as_deref().filter(|phase| crate::record::phase::Phase::parse(phase).is_none()) {
+        let known = crate::record::phase::Phase::ALL.map(|phase| phase.as_str()).join(", ");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("no phase is called `{phase}`; there are {known}")));
+    }
+    let filter =
+        JobFilter { phase: query.phase, tenant: query.tenant, definition: query.definition, after: query.after, limit };
+    let jobs = service.ledger.jobs(&filter).await?;
+    let full = jobs.len() == limit as usize;
+    Ok(Json(JobPage { next: jobs.last().filter(|_| full).map(|job| job.id.clone()), jobs }))
+}
+
+async fn job(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    Ok(Json(service.ledger.job(&id).await?))
+}
+
+async fn heartbeats(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    Query(query): Query<HeartbeatQuery>,
+) -> Result<Json<HeartbeatPage>, Problem> {
+    let after_ms = query.after_ms.unwrap_or(i64::MIN);
+    Ok(Json(HeartbeatPage { heartbeats: service.ledger.heartbeats(&id, query.attempt, after_ms, HEARTBEATS).await? }))
+}
+
+async fn logs(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<([(HeaderName, String); 1], Vec<u8>), Problem> {
+    let stream = query.stream.unwrap_or_else(|| "stdout".into());
+    if !matches!(stream.as_str(), "stdout" | "stderr") {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("stream `{stream}`: there are stdout and stderr")));
+    }
+    let last = service.ledger.job(&id).await?.summary.attempt;
+    let attempt = query.attempt.unwrap_or(last);
+    if attempt == 0 || attempt > last {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("job `{id}` has no attempt {attempt} yet")));
+    }
+    let file = service.cluster.output_file(&AttemptId { job: id, attempt }, &stream);
+    let file =
+        file.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "the output of this cluster is kept elsewhere"))?;
+    let offset = query.offset.unwrap_or(0);
+    let piece = tokio::task::spawn_blocking(move || read_piece(&file, offset)).await;
+    let piece = piece.context("read a log").and_then(|piece| piece);
+    let piece = piece.map_err(|why| Problem::new(StatusCode::NOT_FOUND, format!("{why:#}")))?;
+    Ok(([(NEXT_OFFSET, (offset + piece.len() as u64).to_string())], piece))
+}
+
+/// At most [`LOG_PIECE`] bytes from `offset`. A file that is not there yet is empty.
+fn read_piece(file: &std::path::Path, offset: u64) -> anyhow::Result<Vec<u8>> {
+    let mut opened = match std::fs::File::open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        opened => opened.with_context(|| format!("open {}", file.display()))?,
+    };
+    let mut piece = Vec::new();
+    opened
+        .seek(SeekFrom::Start(offset))
+        .and_then(|_| opened.take(LOG_PIECE).read_to_end(&mut piece))
+        .context("read the log")?;
+    Ok(piece)
+}
+
+async fn cancel(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    Json(body): Json<CancelBody>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
+    let cancelled = service.ledger.cancel(&id, body.reason.as_deref().unwrap_or("cancelled on request")).await?;
+    service.wake.notify_one();
+    Ok(match cancelled {
+        Cancelled::AtOnce => done(StatusCode::OK, "cancelled", "nothing of it was running".into()),
+        Cancelled::UnderWay => done(StatusCode::ACCEPTED, "cancelling", "its attempt is asked to stop".into()),
+        Cancelled::AlreadyEnded(phase) => {
+            return Err(Problem::new(StatusCode::CONFLICT, format!("the job has {phase} already")));
+        }
+    })
+}
+
+async fn retry(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    Json(body): Json<RetryBody>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
+    let reason = body.reason.as_deref().unwrap_or("retried on request");
+    let retried = service.ledger.retry(&id, body.after_attempt, reason).await?;
+    service.wake.notify_one();
+    Ok(match retried {
+        Retried::Queued => done(StatusCode::ACCEPTED, "queued", "the next attempt waits for admission".into()),
+        Retried::AlreadyDone { attempt } => {
+            done(StatusCode::OK, "unchanged", format!("a retry is under way; the last attempt is {attempt}"))
+        }
+        Retried::NotNow(phase) => {
+            let why = format!(
+                "the job is {phase}; only one that failed, was cancelled or rejected, or is held can be tried again"
+            );
+            return Err(Problem::new(StatusCode::CONFLICT, why));
+        }
+    })
+}
+
+async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Problem> {
+    service.ledger.ping().await?;
+    Ok("ready\n")
+}
+
+fn done(status: StatusCode, result: &str, detail: String) -> (StatusCode, Json<Done>) {
+    (status, Json(Done { result: result.into(), detail }))
+}

@@ -1,0 +1,129 @@
+//! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
+
+use crate::record::span::Span;
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Where `listen` points where nobody says anything.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8920);
+
+/// Keys of the file that a variable may set too.
+const VARIABLES: [&str; 8] =
+    ["listen", "worker_listen", "state_dir", "database_url", "max_running", "heartbeat", "report_every", "linger"];
+
+/// The whole of `sendo.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// API for people and schedulers.
+    pub listen: SocketAddr,
+    /// `/v1/grants` and `/v1/records`; beside the API on `listen` where absent.
+    pub worker_listen: Option<SocketAddr>,
+    /// Key, lock and the `local` cluster's attempts.
+    pub state_dir: PathBuf,
+    /// `sqlite:FILE`; `ledger.db` in `state_dir` where absent.
+    pub database_url: Option<String>,
+    /// Attempts alive at the same time.
+    pub max_running: usize,
+    /// How often a supervisor reads what its transfer uses.
+    pub heartbeat: Span,
+    /// How often it ships its readings.
+    pub report_every: Span,
+    /// How long it stays for its last report's receipt.
+    pub linger: Span,
+    pub cluster: Local,
+}
+
+/// `[cluster]`: the one kind that this release has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Local {
+    pub name: String,
+    pub supervisor: PathBuf,
+    /// Folder in front of the transfer's PATH: where `embulk` is found.
+    pub tools: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: LISTEN,
+            worker_listen: None,
+            state_dir: ".sendo".into(),
+            database_url: None,
+            max_running: default_running(),
+            heartbeat: Span(Duration::from_secs(10)),
+            report_every: Span(Duration::from_secs(10)),
+            linger: Span(Duration::from_secs(600)),
+            cluster: Local::default(),
+        }
+    }
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        let beside = |name: &str| std::env::current_exe().ok()?.parent().map(|folder| folder.join(name));
+        let first = |names: &[&str]| names.iter().filter_map(|name| beside(name)).find(|file| file.exists());
+        Self {
+            name: "local".into(),
+            // Installed beside us, or as `make build` leaves it.
+            supervisor: first(&["sendo-supervisor", "../pid1/sendo-supervisor"])
+                .unwrap_or_else(|| "sendo-supervisor".into()),
+            tools: first(&["../embulk/bin"]),
+        }
+    }
+}
+
+/// One transfer a core: a laptop has no autoscaler.
+fn default_running() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+impl Settings {
+    /// Reads the file and the variables.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let variables = VARIABLES.iter().filter_map(|key| {
+            let name = format!("SENDO_{}", key.to_ascii_uppercase());
+            Some(((*key).to_owned(), std::env::var(name).ok()?))
+        });
+        let mut builder =
+            config::Config::builder().add_source(config::File::from(file).format(config::FileFormat::Toml));
+        for (key, value) in variables {
+            builder = builder.set_override(key, value).context("take a SENDO_… variable")?;
+        }
+        let built = builder.build().with_context(|| format!("read {}", file.display()))?;
+        let settings = built.try_deserialize::<Self>();
+        settings
+            .map_err(|why| anyhow::anyhow!("{}", crate::intake::message::suggestion(&why.to_string())))
+            .with_context(|| format!("understand {}", file.display()))
+    }
+
+    /// The ledger's address.
+    pub fn database_url(&self) -> String {
+        let default = || format!("sqlite:{}?mode=rwc", self.state_dir.join("ledger.db").display());
+        self.database_url.clone().unwrap_or_else(default)
+    }
+
+    /// What can be seen to be wrong before anything is opened.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (key, address) in [("listen", Some(self.listen)), ("worker_listen", self.worker_listen)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                bail!(
+                    "{key}: {address} is open to the network, and this release has no authentication for people; use a loopback address and put an authenticating proxy in front"
+                );
+            }
+        }
+        if self.max_running == 0 {
+            bail!("max_running: 0 would run nothing; give at least 1");
+        }
+        if self.heartbeat.0 < Duration::from_millis(100) || self.report_every.0 < Duration::from_millis(100) {
+            bail!("heartbeat and report_every: at least 100ms");
+        }
+        Ok(())
+    }
+}
