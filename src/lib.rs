@@ -35,3 +35,7 @@ pub mod intake;
 /// The control program at work: HTTP, and the stages behind it.
 #[cfg(feature = "control")]
 pub mod serve;
+
+/// What a person types and reads.
+#[cfg(feature = "control")]
+pub mod console;

@@ -61,9 +61,9 @@ impl Ready {
     /// Checks and opens everything; nothing runs yet.
     pub async fn new(settings: &Settings) -> anyhow::Result<Self> {
         settings.check()?;
-        let dir = &settings.state_dir;
-        fs::create_dir_all(dir)
-            .with_context(|| format!("create {}; choose a folder that you may write to", dir.display()))?;
+        let given = &settings.state_dir;
+        let made = fs::create_dir_all(given).and_then(|()| fs::canonicalize(given));
+        let dir = made.with_context(|| format!("create {}; choose a folder that you may write to", given.display()))?;
         let lock = take_lock(&dir.join("lock"))?;
         let listener = listen(settings.listen).await?;
         let worker_listener = match settings.worker_listen {
@@ -72,7 +72,7 @@ impl Ready {
         };
         let address = listener.local_addr().context("ask for our own address")?;
         let workers = worker_listener.as_ref().unwrap_or(&listener).local_addr().context("ask for our own address")?;
-        let url = settings.database_url();
+        let url = settings.database_url(&dir);
         let ledger = Ledger::open(&url, retry::next_step).await.with_context(|| format!("open the ledger {url}"))?;
         let key = Arc::new(Key::load_or_create(&dir.join("key"))?);
         let wake = Arc::new(Notify::new());
@@ -80,9 +80,9 @@ impl Ready {
         let cluster: Arc<dyn Cluster> = Arc::new(local::Local::new(
             local::Settings {
                 name: cluster.name.clone(),
-                dir: dir.clone(),
-                supervisor: cluster.supervisor.clone(),
-                tools: cluster.tools.clone(),
+                dir,
+                supervisor: std::path::absolute(&cluster.supervisor).context("find the supervisor")?,
+                tools: cluster.tools.as_ref().map(std::path::absolute).transpose().context("find Embulk")?,
                 ledger_url: format!("http://{workers}/"),
                 heartbeat: settings.heartbeat.0,
                 linger: settings.linger.0,

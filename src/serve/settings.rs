@@ -103,9 +103,9 @@ impl Settings {
             .with_context(|| format!("understand {}", file.display()))
     }
 
-    /// The ledger's address.
-    pub fn database_url(&self) -> String {
-        let default = || format!("sqlite:{}?mode=rwc", self.state_dir.join("ledger.db").display());
+    /// The ledger's address; its default lies in `dir`.
+    pub fn database_url(&self, dir: &Path) -> String {
+        let default = || format!("sqlite://{}?mode=rwc", dir.join("ledger.db").display());
         self.database_url.clone().unwrap_or_else(default)
     }
 

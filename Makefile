@@ -1,0 +1,42 @@
+# The recipes that people and CI share; `make help` lists them.
+
+SHELL := /bin/bash
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Static on the C library that the machine has: --target, or the procedural macros would be static too.
+STATIC := x86_64-unknown-linux-gnu
+SUPERVISOR := $(TARGET)/pid1/sendo-supervisor
+EMBULK := $(abspath $(TARGET))/embulk
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help build build-supervisor embulk demo test lint
+
+help: ## List the recipes
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+build: build-supervisor ## Build the release artifacts: target/pid1/sendo-supervisor (static) and target/release/sendo
+	cargo build --locked --release --bin sendo
+
+build-supervisor:
+	@tools/need cargo cc
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile pid1 --no-default-features --bin sendo-supervisor --target $(STATIC)
+	@mkdir -p $(TARGET)/pid1 && cp -f $(TARGET)/$(STATIC)/pid1/sendo-supervisor $(SUPERVISOR).new && mv -f $(SUPERVISOR).new $(SUPERVISOR)
+
+embulk: ## Compose Embulk from Maven Central into target/embulk
+	@tools/need java mvn
+	embulk/compose $(EMBULK)
+
+demo: ## From a fresh clone to a real Embulk transfer
+	@tools/need cargo cc java mvn gzip
+	@$(MAKE) --no-print-directory build embulk
+	@demo/run $(TARGET)
+
+test: ## Run every test, with real processes, a real Embulk and real databases
+	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare
+	@$(MAKE) --no-print-directory build-supervisor embulk
+	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
+
+lint: ## Check format, lints, licenses and sources, as CI does
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --no-default-features --bin sendo-supervisor -- -D warnings
+	cargo deny --locked check bans licenses sources

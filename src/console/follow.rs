@@ -1,0 +1,127 @@
+//! A job watched to its end: a bar on a terminal, lines elsewhere; both on stderr.
+
+use super::{client::Client, exit, format};
+use crate::{
+    ledger::{Heartbeat, JobView},
+    record::phase::Phase,
+    serve::api::HeartbeatPage,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{io::IsTerminal as _, time::Duration};
+
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// A server that restarts is waited for; one that is gone is not.
+const MISSES: u32 = 50;
+
+/// Shows the job until it ends, or waits for a person. Gives back its last state.
+pub async fn follow(client: &Client, id: &str) -> anyhow::Result<JobView> {
+    let bar = std::io::stderr().is_terminal().then(bar);
+    let say = |line: String| match &bar {
+        Some(bar) => bar.suspend(|| eprintln!("{line}")),
+        None => eprintln!("{line}"),
+    };
+    let (mut shown, mut misses) = (0, 0);
+    let mut last_beat = (0, i64::MIN);
+    loop {
+        let job = match client.get::<JobView>(&["v1", "jobs", id], &[]).await {
+            Ok(job) => job,
+            Err(error) if misses >= MISSES => return Err(error),
+            Err(error) => {
+                if misses == 0 {
+                    say(format!("sendo: {error:#}; waiting for it"));
+                }
+                misses += 1;
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+        };
+        misses = 0;
+        if last_beat.0 != job.summary.attempt {
+            last_beat = (job.summary.attempt, i64::MIN);
+        }
+        let query = [("after_ms", last_beat.1.to_string())];
+        let page = if job.summary.attempt == 0 {
+            None
+        } else {
+            client.get::<HeartbeatPage>(&["v1", "jobs", id, "heartbeats"], &query).await.ok()
+        };
+        let mut beats = page.map(|page| page.heartbeats).unwrap_or_default().into_iter().peekable();
+        // Readings and transitions in the order in which they happened.
+        for transition in job.transitions.iter().skip(shown) {
+            while let Some(beat) = beats.next_if(|beat| beat.at_ms < transition.at_ms) {
+                last_beat.1 = beat.at_ms;
+                show_beat(bar.as_ref(), &say, &beat);
+            }
+            say(format!("{}  {:<10} {}", format::moment(transition.at_ms), transition.to_phase, transition.reason));
+        }
+        for beat in beats {
+            last_beat.1 = beat.at_ms;
+            show_beat(bar.as_ref(), &say, &beat);
+        }
+        shown = job.transitions.len();
+        let phase = Phase::parse(&job.summary.phase);
+        if let Some(bar) = &bar {
+            bar.set_prefix(job.summary.phase.clone());
+        }
+        if phase.is_none_or(|phase| phase.is_ended() || phase == Phase::Held) {
+            if let Some(bar) = &bar {
+                bar.finish_and_clear();
+            }
+            return Ok(job);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The verb's exit code for a job's end.
+pub fn exit_code(job: &JobView) -> u8 {
+    match Phase::parse(&job.summary.phase) {
+        Some(Phase::Succeeded) => exit::OK,
+        Some(Phase::Cancelled) => exit::CANCELLED,
+        _ => exit::JOB_FAILED,
+    }
+}
+
+/// The verdict in words; nothing for a success.
+pub fn verdict(job: &JobView) -> Option<String> {
+    let verdict = job.summary.verdict.as_ref()?;
+    if job.summary.phase == Phase::Succeeded.as_str() {
+        return None;
+    }
+    let mut words =
+        format!("{} ({:?}): {}\n", verdict.code, verdict.confidence, verdict.summary).replace("(Certain)", "(certain)");
+    words = words.replace("(Likely)", "(likely)").replace("(Unknown)", "(unknown)");
+    verdict.evidence.iter().for_each(|evidence| words.push_str(&format!("  - {evidence}\n")));
+    if !verdict.next_action.is_empty() {
+        words.push_str(&format!("  next: {}\n", verdict.next_action));
+    }
+    Some(words)
+}
+
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {pos}/{len} tasks  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
+}
+
+fn show_beat(bar: Option<&ProgressBar>, say: &impl Fn(String), beat: &Heartbeat) {
+    let mut words = format!("memory {}", format::bytes(beat.memory_bytes()));
+    words.push_str(&beat.cpu_time_seconds().map(|cpu| format!(", CPU {cpu:.2}s")).unwrap_or_default());
+    if beat.transferred_rows.is_some() {
+        words.push_str(&format!(", {} rows", format::count(beat.transferred_rows)));
+    }
+    if beat.transferred_bytes.is_some() {
+        words.push_str(&format!(", {}", format::bytes(beat.transferred_bytes)));
+    }
+    match bar {
+        Some(bar) => {
+            bar.set_length(beat.tasks_total.and_then(|total| u64::try_from(total).ok()).unwrap_or(0));
+            bar.set_position(beat.tasks_done.and_then(|done| u64::try_from(done).ok()).unwrap_or(0));
+            bar.set_message(words);
+        }
+        None => {
+            let tasks = beat.tasks_total.map(|_| format!(", {} tasks done", format::tasks(beat))).unwrap_or_default();
+            say(format!("{}  reading    {words}{tasks}", format::moment(beat.at_ms)));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `sendo heartbeats`.
+
+use crate::{
+    console::{
+        client::{Client, Common},
+        exit, format, plot,
+    },
+    serve::api::HeartbeatPage,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The job's id
+    id: String,
+    /// The attempt [default: the last one]
+    #[arg(long, value_name = "N")]
+    attempt: Option<u32>,
+    /// Draw memory and CPU over time
+    #[arg(long, conflicts_with = "json")]
+    plot: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<u8> {
+    let query: Vec<_> = args.attempt.map(|attempt| ("attempt", attempt.to_string())).into_iter().collect();
+    let page: HeartbeatPage = Client::new(&args.common)?.get(&["v1", "jobs", &args.id, "heartbeats"], &query).await?;
+    if args.common.json {
+        format::json(&page)?;
+    } else if args.plot {
+        format::out(&plot::usage(&page.heartbeats))?;
+    } else {
+        let rows = page.heartbeats.iter().map(|beat| {
+            vec![
+                format::moment(beat.at_ms),
+                format::bytes(beat.memory_bytes()),
+                beat.cpu_time_seconds().map_or_else(|| "-".into(), |cpu| format!("{cpu:.2}s")),
+                format::count(beat.processes),
+                format::tasks(beat),
+                format::count(beat.transferred_rows),
+                format::bytes(beat.transferred_bytes),
+                beat.silent_seconds.map_or_else(|| "-".into(), |silent| format!("{silent:.1}s")),
+            ]
+        });
+        format::out(&format::table(
+            &["AT", "MEMORY", "CPU TIME", "PROCESSES", "TASKS", "ROWS", "BYTES", "SILENT"],
+            rows,
+        ))?;
+    }
+    Ok(exit::OK)
+}

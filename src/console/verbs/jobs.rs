@@ -1,0 +1,52 @@
+//! `sendo jobs`.
+
+use crate::{
+    console::{
+        client::{Client, Common},
+        exit, format,
+    },
+    serve::api::JobPage,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only jobs in this phase
+    #[arg(long)]
+    phase: Option<String>,
+    /// Only this tenant's
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only of this definition
+    #[arg(long)]
+    definition: Option<String>,
+    /// Only what stands behind this job in the list
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<u8> {
+    let filters =
+        [("phase", args.phase), ("tenant", args.tenant), ("definition", args.definition), ("after", args.after)];
+    let mut query: Vec<_> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    query.push(("limit", args.limit.to_string()));
+    let page: JobPage = Client::new(&args.common)?.get(&["v1", "jobs"], &query).await?;
+    if args.common.json {
+        format::json(&page)?;
+        return Ok(exit::OK);
+    }
+    let rows = page.jobs.into_iter().map(|job| {
+        let why = job.verdict.map(|verdict| verdict.summary).unwrap_or_default();
+        let attempt = if job.attempt == 0 { "-".into() } else { job.attempt.to_string() };
+        vec![job.id, job.phase, attempt, format::moment(job.queued_at_ms), why.chars().take(80).collect()]
+    });
+    format::out(&format::table(&["JOB", "PHASE", "ATTEMPT", "QUEUED", "VERDICT"], rows))?;
+    if let Some(next) = page.next {
+        eprintln!("sendo: there may be more: --after {next}");
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,11 @@
+//! One file a verb.
+
+pub mod cancel;
+pub mod dev;
+pub mod heartbeats;
+pub mod jobs;
+pub mod logs;
+pub mod retry;
+pub mod serve;
+pub mod show;
+pub mod submit;

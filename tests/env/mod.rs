@@ -1,0 +1,79 @@
+//! Surroundings: the two programs, scratch folders, waiting for a condition with a limit.
+
+pub mod dev;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+/// Longer than anything here takes on a busy machine; a limit, never a measure.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// The control program.
+pub fn sendo() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sendo"));
+    command.env_remove("SENDO_SERVER").env_remove("SENDO_LOG");
+    command
+}
+
+/// The shipped supervisor: static, size-optimised, built without `control`.
+pub fn supervisor() -> PathBuf {
+    made("SENDO_SUPERVISOR", "pid1/sendo-supervisor")
+}
+
+/// Embulk as `embulk/compose` makes it.
+pub fn embulk() -> PathBuf {
+    made("SENDO_EMBULK", "embulk")
+}
+
+fn made(variable: &str, default: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    let path = path.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(default));
+    assert!(
+        path.exists(),
+        "{} is not there; run `make test`, which makes it, or name it in {variable}",
+        path.display()
+    );
+    path
+}
+
+/// A folder that goes with the test.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("sendo-test-").tempdir().unwrap()
+}
+
+/// Waits until `look` finds something.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited {LIMIT:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// stdout as text.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// stderr as text.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends a signal.
+pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Whether the process exists and is no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
+}

@@ -1,0 +1,12 @@
+//! The programs as people run them: real processes, a real Embulk, real databases. `make test` makes ready what they need.
+//!
+//! One file a subject; `env` starts the surroundings, `programs` holds children that misbehave on purpose.
+
+mod env;
+
+mod artifact;
+mod bad_input;
+mod databases;
+mod embulk;
+mod init;
+mod lifecycle;
