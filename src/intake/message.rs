@@ -56,6 +56,9 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
     }
     let value: Value =
         serde_json::from_slice(body).map_err(|why| refuse(None, fault(".", format!("is not JSON: {why}"))))?;
+    if !value.is_object() {
+        return Err(refuse(None, fault(".", "must be a JSON object".into())));
+    }
     let id = value.get("id").and_then(Value::as_str).map(str::to_owned);
     if let Some(version) = value.get("version").filter(|version| version.as_u64() != Some(u64::from(WIRE_VERSION))) {
         let why = format!("{version} is not spoken by this release; send {WIRE_VERSION}");

@@ -27,7 +27,7 @@ fn the_example_of_the_design_is_a_job() {
 #[test]
 fn each_fault_names_its_field_and_the_mend() {
     refused("{", ".", "is not JSON");
-    refused("[]", ".", "invalid type");
+    refused("[]", ".", "JSON object");
     refused(r#"{"version": 2, "id": "a", "command": ["x"]}"#, "version", "send 1");
     refused(r#"{"id": "a", "command": ["x"]}"#, ".", "missing field `version`");
     refused(r#"{"version": 1, "id": "a"}"#, ".", "nothing to run");
