@@ -1,1 +1,200 @@
-//! To be written.
+//! What people get wrong, and what breaks under them: one clear error that names the thing and the mend, and nothing lost.
+
+use crate::env::{
+    self,
+    dev::{Dev, script},
+    sendo, stderr, stdout, supervisor,
+};
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+#[track_caller]
+fn says(output: &Output, code: i32, parts: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    assert!(!text.contains("panicked") && !text.contains("RUST_BACKTRACE"), "{text}");
+}
+
+/// `sendo dev` that is to fail at its start.
+fn dev_in(dir: &Path, more: &[&str]) -> Output {
+    let mut command = sendo();
+    command.arg("dev").arg("--dir").arg(dir).arg("--supervisor").arg(supervisor()).args(more).output().unwrap()
+}
+
+#[test]
+fn a_job_that_is_wrong_is_refused_by_field_and_kept_as_a_refusal() {
+    let dev = Dev::start(&[]);
+    let submit = |body: &str| {
+        let file = dev.home.path().join("job.json");
+        std::fs::write(&file, body).unwrap();
+        dev.run(&["submit", file.to_str().unwrap()])
+    };
+    says(&submit("{\"version\": 1"), 1, &["is not JSON", "line 1"]);
+    says(
+        &submit(r#"{"version": 1, "id": "a", "command": ["true"], "priorty": 1}"#),
+        1,
+        &["priorty", "did you mean `priority`?"],
+    );
+    says(&submit(r#"{"version": 1, "id": "a"}"#), 1, &["nothing to run", "`command`"]);
+    let config = json!({"in": {"type": "file"}, "out": {"type": "postgresql", "password": "hunter2"}});
+    let literal = submit(&json!({"version": 1, "id": "a", "embulk": {"config": config}}).to_string());
+    says(&literal, 1, &["embulk.config.out.password", "${secret:NAME}"]);
+    assert!(!stderr(&literal).contains("hunter2"));
+    assert_eq!(dev.json(&["jobs"])["jobs"], json!([]));
+    assert_eq!(dev.sql("SELECT COUNT(*) AS n FROM refusals")[0]["n"], 4);
+    assert!(!format!("{:?}", dev.sql("SELECT * FROM refusals")).contains("hunter2"));
+}
+
+#[test]
+fn verbs_say_what_is_wrong() {
+    let dev = Dev::start(&[]);
+    for verb in ["show", "heartbeats", "logs", "cancel", "retry"] {
+        says(&dev.run(&[verb, "nobody"]), 1, &["no job `nobody`"]);
+    }
+    says(&dev.run(&["jobs", "--phase", "done"]), 1, &["`done`", "succeeded"]);
+    says(&dev.run(&["submit", "no-such-file"]), 1, &["no-such-file", "No such file"]);
+    says(&dev.run(&["sumbit"]), 2, &["sumbit", "submit"]);
+    let nobody = sendo().args(["jobs", "--server", "http://127.0.0.1:9"]).output().unwrap();
+    says(&nobody, 1, &["127.0.0.1:9", "is it running?"]);
+    let empty = env::scratch();
+    says(&sendo().arg("jobs").current_dir(empty.path()).output().unwrap(), 1, &["sendo dev", "--server"]);
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_not_started_and_not_tried_again() {
+    let dev = Dev::start(&[]);
+    dev.accepted(
+        &json!({"version": 1, "id": "a", "command": ["no-such-program"], "retry": {"limit": 3, "idempotent": true}}),
+    );
+    let job = dev.wait("a", &["failed"]);
+    assert_eq!((&job["outcome"], job["attempts"].as_array().unwrap().len()), (&json!("not_started"), 1));
+    let summary = job["verdict"]["summary"].as_str().unwrap();
+    assert!(summary.contains("no-such-program") && summary.contains("No such file"), "{summary}");
+}
+
+#[test]
+fn a_secret_that_is_not_there_rejects_the_job_and_a_retry_takes_it() {
+    let dev = Dev::start(&[]);
+    let secret = dev.home.path().join("secret");
+    let mut job = script("a", "true");
+    job["secrets"] = json!({"dwh": {"file": secret}});
+    dev.accepted(&job);
+    let rejected = dev.wait("a", &["rejected"]);
+    let summary = rejected["verdict"]["summary"].as_str().unwrap();
+    assert!(summary.contains("`dwh`") && summary.contains("secret"), "{summary}");
+    std::fs::write(secret, "x").unwrap();
+    assert_eq!(dev.run(&["retry", "a"]).status.code(), Some(0));
+    env::wait_for("the retry to succeed", || (dev.json(&["show", "a"])["phase"] == "succeeded").then_some(()));
+}
+
+#[test]
+fn a_second_sendo_dev_on_one_ledger_says_so_and_exits() {
+    let dev = Dev::start(&[]);
+    says(&dev_in(&dev.state_dir(), &[]), 1, &["another sendo (pid ", ".sendo", "stop it"]);
+    dev.accepted(&script("a", "true"));
+    dev.wait("a", &["succeeded"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let home = env::scratch();
+    says(&dev_in(home.path(), &["--listen", &address]), 1, &[&address, "in use", "--listen"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let home = env::scratch();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    says(&dev_in(&file.join("below"), &[]), 1, &["below", "choose a folder"]);
+    says(&dev_in(Path::new("/proc/sendo"), &[]), 1, &["/proc/sendo", "choose a folder"]);
+}
+
+#[test]
+fn flags_that_make_no_sense_are_told_before_anything_starts() {
+    let home = env::scratch();
+    says(&dev_in(home.path(), &["--heartbeat", "5"]), 2, &["--heartbeat", "30s"]);
+    says(&dev_in(home.path(), &["--max-running", "0"]), 1, &["max_running", "at least 1"]);
+    says(&dev_in(home.path(), &["--listen", "0.0.0.0:0"]), 1, &["0.0.0.0", "loopback"]);
+    let mut command = sendo();
+    let output = command.args(["dev", "--supervisor", "/no/such"]).arg("--dir").arg(home.path()).output().unwrap();
+    says(&output, 1, &["/no/such", "make build"]);
+    let config = home.path().join("sendo.toml");
+    std::fs::write(&config, "max_runing = 3\n").unwrap();
+    says(
+        &sendo().args(["serve", "--config"]).arg(&config).output().unwrap(),
+        1,
+        &["sendo.toml", "did you mean `max_running`?"],
+    );
+}
+
+#[test]
+fn a_ledger_of_a_newer_release_is_left_alone() {
+    let mut dev = Dev::start(&[]);
+    dev.accepted(&script("a", "true"));
+    dev.wait("a", &["succeeded"]);
+    dev.stop();
+    let ledger = dev.state_dir().join("ledger.db");
+    dev.sql("UPDATE ledger_format SET oldest_reader = 99");
+    let before = std::fs::read(&ledger).unwrap();
+    says(&dev_in(&dev.state_dir(), &[]), 1, &["newer release", "99", "another ledger"]);
+    assert!(std::fs::read(&ledger).unwrap() == before, "not a byte of it was changed");
+    // A newer release that this one can live with: steps that it does not know, and the same oldest reader.
+    dev.sql("UPDATE ledger_format SET oldest_reader = 1");
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', 1, x'00', 0)";
+    dev.sql(later);
+    dev.restart_after_stop();
+    assert_eq!(dev.json(&["show", "a"])["phase"], json!("succeeded"));
+}
+
+#[test]
+fn a_ledger_that_is_no_database_is_named() {
+    let home = env::scratch();
+    std::fs::write(home.path().join("ledger.db"), "this is a letter, not a database. ".repeat(100)).unwrap();
+    says(&dev_in(home.path(), &["--listen", "127.0.0.1:0"]), 1, &["ledger.db", "not a database"]);
+}
+
+/// Runs in a mount namespace of its own, which ends with the script and takes its small disk along.
+#[test]
+fn a_full_disk_is_named_and_loses_nothing() {
+    let home = env::scratch();
+    let script = r#"
+        set -eu
+        mount -t tmpfs -o size=6m tmpfs "$1"
+        cd "$1"
+        "$2" dev --dir s --listen 127.0.0.1:0 --supervisor "$3" --heartbeat 10s 2>log & server=$!
+        until SENDO_SERVER=$(cat s/address 2>/dev/null) && export SENDO_SERVER && "$2" jobs >/dev/null 2>&1; do kill -0 $server; done
+        submit() { printf '{"version":1,"id":"%s","command":["true"],"labels":{"pad":"%032768d"},"not_before":"2100-01-01T00:00:00Z"}' "$1" 0 | "$2" submit -; }
+        submit kept "$2"
+        dd if=/dev/zero of=fill bs=4k 2>/dev/null || true
+        n=0
+        while submit "full$n" "$2" 2>error; do n=$((n+1)); [ $n -lt 1000 ]; done
+        cat error >&2
+        kill -0 $server
+        "$2" show kept >/dev/null
+        rm fill
+        submit after "$2"
+        "$2" jobs --json
+        kill $server; wait $server
+    "#;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(home.path())
+        .arg(env!("CARGO_BIN_EXE_sendo"))
+        .arg(supervisor());
+    let output = command.output().unwrap();
+    says(&output, 0, &["disk is full", "Make room"]);
+    let jobs = stdout(&output);
+    let jobs: Value = serde_json::from_str(&jobs[jobs.find('{').unwrap()..]).unwrap();
+    let ids: Vec<_> = jobs["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
+    assert!(ids.contains(&"kept") && ids.contains(&"after"), "{ids:?}");
+}

@@ -29,7 +29,7 @@ impl Dev {
     /// `kill -9` and start again on the same folder.
     pub fn restart_after_kill(&mut self) {
         self.kill();
-        (self.process, self.url) = start(self.home.path(), &self.more);
+        self.restart_after_stop();
     }
 
     /// `kill -9`.
@@ -46,6 +46,11 @@ impl Dev {
 
     pub fn state_dir(&self) -> PathBuf {
         self.home.path().join(".sendo")
+    }
+
+    /// Starts again on the same folder.
+    pub fn restart_after_stop(&mut self) {
+        (self.process, self.url) = start(self.home.path(), &self.more);
     }
 
     /// A verb against this server.
