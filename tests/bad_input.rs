@@ -176,8 +176,8 @@ fn a_full_disk_is_named_and_loses_nothing() {
         submit kept "$2"
         dd if=/dev/zero of=fill bs=4k 2>/dev/null || true
         n=0
-        while submit "full$n" "$2" 2>error; do n=$((n+1)); [ $n -lt 1000 ]; done
-        cat error >&2
+        while error=$(submit "full$n" "$2" 2>&1); do n=$((n+1)); [ $n -lt 1000 ]; done
+        echo "$error" >&2
         kill -0 $server
         "$2" show kept >/dev/null
         rm fill

@@ -73,6 +73,7 @@ mod tests {
             phase: Phase::Executing,
             launching: false,
             granted: true,
+            executing: true,
             nonce: None,
             cancel_requested: None,
         }

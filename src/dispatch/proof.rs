@@ -16,6 +16,8 @@ const NO_LEAVE: i32 = 75;
 /// What is left of an attempt whose end is proved.
 pub struct Remains {
     pub granted: bool,
+    /// Its supervisor had said that the transfer runs.
+    pub executing: bool,
     /// How the supervisor itself ended, where its parent saw it.
     pub exit: Option<SupervisorExit>,
     /// Its termination message, if that is signed with the attempt's own key.
@@ -33,6 +35,10 @@ pub fn end(remains: Remains) -> AttemptEnd {
     let (outcome, evidence, why) = match (remains.granted, remains.exit) {
         (false, exit) => (Outcome::NeverGranted, Evidence::Inference, exit.map(words)),
         (true, Some(SupervisorExit::Code(0))) => (Outcome::Succeeded, Evidence::ExitCode, None),
+        // It was asked to go while its grant was on the way: what runs is reported before anything can supersede it.
+        (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) if !remains.executing => {
+            (Outcome::NeverGranted, Evidence::ExitCode, Some(words(exit)))
+        }
         (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) => (Outcome::Lost, Evidence::ExitCode, Some(words(exit))),
         (true, Some(exit @ SupervisorExit::Signal(signal))) => {
             (Outcome::Killed { signal }, Evidence::ExitCode, Some(words(exit)))
@@ -125,7 +131,7 @@ mod tests {
     }
 
     fn outcome(granted: bool, exit: Option<SupervisorExit>, story: Option<Story>) -> (Outcome, Evidence) {
-        let end = end(Remains { granted, exit, story, now: Millis(9) });
+        let end = end(Remains { granted, executing: granted, exit, story, now: Millis(9) });
         (end.ending.outcome, end.evidence)
     }
 

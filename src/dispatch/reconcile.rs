@@ -77,7 +77,8 @@ impl Dispatcher {
     ) -> Result<(), ledger::Error> {
         // The last record may have come in while we looked: the ledger keeps the better evidence.
         let story = self.believed(attempt, message);
-        let remains = proof::Remains { granted: attempt.granted, exit, story, now: ledger::now() };
+        let remains =
+            proof::Remains { granted: attempt.granted, executing: attempt.executing, exit, story, now: ledger::now() };
         self.ledger.end_attempt(&attempt.order.id, proof::end(remains)).await
     }
 

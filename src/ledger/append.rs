@@ -3,7 +3,7 @@
 use super::{AttemptEnd, Error, Ledger, Tx, rows::JobRow};
 use crate::record::{
     outcome::Evidence,
-    phase::{Phase, Writer},
+    phase::{Phase, Writer, may_move},
     usage::Usage,
     wire::{AttemptId, Body, Directive, Record, RecordBatch, RecordsAnswer},
 };
@@ -66,6 +66,9 @@ impl Ledger {
                 }
                 if *to == Phase::Executing && job.phase == Phase::Queued {
                     self.move_job(tx, job, Phase::SettingUp, Writer::Launch, "implied by its start", record.at).await?;
+                }
+                if job.phase != *to && !may_move(Some(job.phase), *to, Writer::Supervisor) {
+                    return self.count_conflict(tx, id, "a phase that does not follow").await;
                 }
                 self.move_job(tx, job, *to, Writer::Supervisor, reason, record.at).await
             }

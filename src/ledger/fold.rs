@@ -8,7 +8,7 @@ use crate::record::{
     Millis,
     job::Job,
     outcome::{Confidence, Ending, Evidence, Outcome, Verdict},
-    phase::{Phase, Writer},
+    phase::{Phase, Writer, may_move},
     wire::AttemptId,
 };
 use std::time::Duration;
@@ -184,9 +184,14 @@ impl Ledger {
         };
         let writer = match (again, job.phase) {
             (true, _) => Writer::HigherEvidence,
+            (false, _) if to == Phase::Rejected => Writer::Launch,
             (false, Phase::Queued) => Writer::Reconcile,
             (false, _) => Writer::Fold,
         };
+        if again && job.phase != to && !may_move(Some(job.phase), to, writer) {
+            let id = AttemptId { job: job.job.id.clone(), attempt: job.attempt };
+            return self.count_conflict(tx, &id, "better evidence against an end that is final").await;
+        }
         let mut reason = format!("{}, by {}", end.ending.outcome.code(), end.evidence);
         if let NextStep::Retry { after, .. } = next {
             reason.push_str(&format!("; next attempt in {}", crate::record::span::Span(*after)));

@@ -40,6 +40,8 @@ pub struct LiveAttempt {
     /// It is committed, and nobody has said that its place exists.
     pub launching: bool,
     pub granted: bool,
+    /// Its supervisor has said that the transfer runs.
+    pub executing: bool,
     pub nonce: Option<String>,
     pub cancel_requested: Option<Millis>,
 }
@@ -113,7 +115,7 @@ impl Ledger {
 
     /// Every attempt on the cluster that has not ended.
     pub async fn live_attempts(&self, cluster: &str) -> Result<Vec<LiveAttempt>, Error> {
-        let statement = "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, j.spec, j.phase, j.cancel_requested_ms \
+        let statement = "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, j.spec, j.phase, j.cancel_requested_ms \
                          FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.state <> 'ended' AND a.cluster = ? \
                          ORDER BY a.launching_at_ms, a.job_id";
         let rows = self.sql(statement).bind(cluster.to_owned()).fetch_all(&self.pool).await?;
@@ -125,6 +127,7 @@ impl Ledger {
                     phase: phase(row.try_get("phase")?)?,
                     launching: row.try_get::<String, _>("state")? == "launching",
                     granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
+                    executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
                     nonce: row.try_get("nonce")?,
                     cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
                 })

@@ -25,6 +25,7 @@ use std::{
     fs::{self, OpenOptions, TryLockError},
     io::{Read as _, Write as _},
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -62,7 +63,8 @@ impl Ready {
     pub async fn new(settings: &Settings) -> anyhow::Result<Self> {
         settings.check()?;
         let given = &settings.state_dir;
-        let made = fs::create_dir_all(given).and_then(|()| fs::canonicalize(given));
+        let made =
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(given).and_then(|()| fs::canonicalize(given));
         let dir = made.with_context(|| format!("create {}; choose a folder that you may write to", given.display()))?;
         let lock = take_lock(&dir.join("lock"))?;
         let listener = listen(settings.listen).await?;

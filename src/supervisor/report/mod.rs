@@ -27,6 +27,8 @@ use tokio::sync::mpsc as notes;
 
 /// Between two tries while the ledger does not answer: doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Whatever the ledger says: it is not to be flooded.
+const SHORTEST_REPORT: Duration = Duration::from_millis(100);
 /// The share of an interval by which it may vary, so that a fleet does not beat in step.
 const JITTER: f64 = 0.1;
 
@@ -277,7 +279,7 @@ impl Desk {
             Answer::Given(GrantAnswer::Granted(grant)) => match termination_log::key(&grant.key) {
                 Ok(key) => {
                     self.key = Some(key);
-                    self.report_every = Duration::from_millis(grant.report_every_ms);
+                    self.report_every = Duration::from_millis(grant.report_every_ms).max(SHORTEST_REPORT);
                     self.failures = 0;
                     return self.say(News::Granted(grant));
                 }
@@ -304,7 +306,7 @@ impl Desk {
             Answer::Given(answer) => {
                 self.outbox.acknowledge(up_to);
                 self.failures = 0;
-                self.report_every = Duration::from_millis(answer.report_every_ms);
+                self.report_every = Duration::from_millis(answer.report_every_ms).max(SHORTEST_REPORT);
                 if answer.directive != Directive::Continue {
                     self.say(News::Told(answer.directive));
                 }

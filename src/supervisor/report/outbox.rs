@@ -116,7 +116,9 @@ mod tests {
     #[test]
     fn the_newest_readings_are_kept_whole() {
         let mut outbox = Outbox::default();
-        (0..=USAGE_LIMIT).for_each(|_| drop(outbox.push(Millis(0), usage())));
+        for _ in 0..=USAGE_LIMIT {
+            outbox.push(Millis(0), usage());
+        }
         let newest: Vec<_> = outbox.waiting.iter().rev().take(USAGE_LIMIT / 2).map(|record| record.seq).collect();
         let expected: Vec<_> = (0..USAGE_LIMIT as u64 / 2).map(|back| USAGE_LIMIT as u64 + 1 - back).collect();
         assert_eq!(newest, expected);
