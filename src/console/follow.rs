@@ -48,7 +48,7 @@ pub async fn follow(client: &Client, id: &str) -> anyhow::Result<JobView> {
         let mut beats = page.map(|page| page.heartbeats).unwrap_or_default().into_iter().peekable();
         // Readings and transitions in the order in which they happened.
         for transition in job.transitions.iter().skip(shown) {
-            while let Some(beat) = beats.next_if(|beat| beat.at_ms < transition.at_ms) {
+            while let Some(beat) = beats.next_if(|beat| beat.at_ms <= transition.at_ms) {
                 last_beat.1 = beat.at_ms;
                 show_beat(bar.as_ref(), &say, &beat);
             }
