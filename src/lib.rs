@@ -28,6 +28,10 @@ pub mod cluster;
 #[cfg(feature = "control")]
 pub mod dispatch;
 
+/// Errors of the HTTP doors as problem details.
+#[cfg(feature = "control")]
+pub mod problem;
+
 /// How jobs come in: parsed, checked, accepted once.
 #[cfg(feature = "control")]
 pub mod intake;

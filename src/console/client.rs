@@ -1,6 +1,6 @@
 //! The verbs' way to the server: one place for addresses, errors and their words.
 
-use crate::serve::problem::Problem;
+use crate::problem::Problem;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};

@@ -2,8 +2,8 @@
 
 use super::message;
 use crate::{
-    ledger::Accepted,
-    serve::{Service, problem::Problem},
+    ledger::{Accepted, Ledger},
+    problem::Problem,
 };
 use axum::{
     Json, Router,
@@ -14,6 +14,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The name of this door in the table `refusals`.
 const DOOR: &str = "http";
@@ -26,14 +27,22 @@ pub struct Taken {
     pub known: bool,
 }
 
+/// What the door needs of the house.
+#[derive(Clone)]
+pub struct Door {
+    pub ledger: Ledger,
+    /// Rung when a job was taken.
+    pub wake: Arc<Notify>,
+}
+
 /// The route.
-pub fn routes() -> Router<Arc<Service>> {
+pub fn routes(door: Door) -> Router {
     // One more byte than the limit: what is too large is refused in our own words.
-    Router::new().route("/v1/jobs", post(submit)).layer(DefaultBodyLimit::max(message::BODY_LIMIT + 1))
+    Router::new().route("/v1/jobs", post(submit)).layer(DefaultBodyLimit::max(message::BODY_LIMIT + 1)).with_state(door)
 }
 
 async fn submit(
-    State(service): State<Arc<Service>>,
+    State(door): State<Door>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Taken>), Problem> {
@@ -48,8 +57,7 @@ async fn submit(
     let checked = match message::check(&body) {
         Ok(checked) => checked,
         Err(refusal) => {
-            service
-                .ledger
+            door.ledger
                 .refuse(DOOR, &refusal.digest, refusal.id.as_deref(), &refusal.to_string(), &refusal.digest)
                 .await?;
             let detail = format!("the job is refused: {refusal}");
@@ -57,15 +65,15 @@ async fn submit(
         }
     };
     let id = checked.job.id.clone();
-    match service.ledger.accept(&checked.job, &checked.digest, checked.not_before_ms).await? {
+    match door.ledger.accept(&checked.job, &checked.digest, checked.not_before_ms).await? {
         Accepted::OtherContent => {
             let why = format!("id: `{id}` is taken by a job with another content; give this one an id of its own");
-            service.ledger.refuse(DOOR, &checked.digest, Some(&id), &why, &checked.digest).await?;
+            door.ledger.refuse(DOOR, &checked.digest, Some(&id), &why, &checked.digest).await?;
             Err(Problem::new(StatusCode::CONFLICT, why))
         }
         Accepted::Known => Ok((StatusCode::OK, Json(Taken { id, known: true }))),
         Accepted::New => {
-            service.wake.notify_one();
+            door.wake.notify_one();
             Ok((StatusCode::CREATED, Json(Taken { id, known: false })))
         }
     }

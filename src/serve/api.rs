@@ -1,8 +1,9 @@
 //! What people and schedulers ask: jobs, their readings and their output; cancel and retry.
 
-use super::{Service, problem::Problem};
+use super::Service;
 use crate::{
     ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Retried},
+    problem::Problem,
     record::wire::AttemptId,
 };
 use anyhow::Context as _;

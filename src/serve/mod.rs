@@ -8,7 +8,6 @@
 //! ```
 
 pub mod api;
-pub mod problem;
 pub mod settings;
 mod workers;
 
@@ -106,15 +105,16 @@ impl Ready {
 
     /// Serves until `shutdown` says so. Running transfers are left running.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let people = api::routes().merge(intake::http::routes());
+        let door = intake::http::Door { ledger: self.service.ledger.clone(), wake: Arc::clone(&self.service.wake) };
+        let people = api::routes().with_state(Arc::clone(&self.service)).merge(intake::http::routes(door));
         let (people, workers) = match self.worker_listener {
-            Some(listener) => (people, Some((listener, workers::routes()))),
-            None => (people.merge(workers::routes()), None),
+            Some(listener) => (people, Some((listener, workers::routes().with_state(Arc::clone(&self.service))))),
+            None => (people.merge(workers::routes().with_state(Arc::clone(&self.service))), None),
         };
         let dispatch = tokio::spawn(self.dispatcher.run(shutdown.clone()));
-        let people = tokio::spawn(serve(self.listener, people.with_state(Arc::clone(&self.service)), shutdown.clone()));
+        let people = tokio::spawn(serve(self.listener, people, shutdown.clone()));
         if let Some((listener, routes)) = workers {
-            serve(listener, routes.with_state(Arc::clone(&self.service)), shutdown).await?;
+            serve(listener, routes, shutdown).await?;
         }
         people.await.context("serve")??;
         dispatch.await.context("dispatch")?;

@@ -1,8 +1,9 @@
 //! What supervisors ask: `POST /v1/grants` and `POST /v1/records`. Attempt tokens only; the other half is `supervisor::report`.
 
-use super::{Service, problem::Problem};
+use super::Service;
 use crate::{
     cluster::key::Bearer,
+    problem::Problem,
     record::wire::{AttemptId, Body, GrantAnswer, GrantRequest, RecordBatch, RecordsAnswer},
 };
 use axum::{

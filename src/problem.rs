@@ -1,6 +1,6 @@
 //! Errors of the API as problem details (RFC 9457): what, where, and how to mend it.
 
-use crate::{intake::message::Fault, ledger};
+use crate::ledger;
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -27,8 +27,9 @@ impl Problem {
         Self { status: status.as_u16(), title, detail: detail.into(), faults: vec![] }
     }
 
-    pub fn with_faults(self, faults: &[Fault]) -> Self {
-        let faults = faults.iter().map(|fault| serde_json::json!({"field": fault.field, "why": fault.why})).collect();
+    /// Names each wrong field beside the whole.
+    pub fn with_faults(self, faults: &[impl Serialize]) -> Self {
+        let faults = faults.iter().filter_map(|fault| serde_json::to_value(fault).ok()).collect();
         Self { faults, ..self }
     }
 }
