@@ -99,29 +99,24 @@ pub fn verdict(job: &JobView) -> Option<String> {
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {pos}/{len} tasks  {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
+    let style = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {wide_msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    // Empty until the transfer says how many tasks it has.
+    ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
 }
 
 fn show_beat(bar: Option<&ProgressBar>, say: &impl Fn(String), beat: &Heartbeat) {
     let mut words = format!("memory {}", format::bytes(beat.memory_bytes()));
     words.push_str(&beat.cpu_time_seconds().map(|cpu| format!(", CPU {cpu:.2}s")).unwrap_or_default());
-    if beat.transferred_rows.is_some() {
-        words.push_str(&format!(", {} rows", format::count(beat.transferred_rows)));
-    }
-    if beat.transferred_bytes.is_some() {
-        words.push_str(&format!(", {}", format::bytes(beat.transferred_bytes)));
-    }
-    match bar {
-        Some(bar) => {
-            bar.set_length(beat.tasks_total.and_then(|total| u64::try_from(total).ok()).unwrap_or(0));
-            bar.set_position(beat.tasks_done.and_then(|done| u64::try_from(done).ok()).unwrap_or(0));
-            bar.set_message(words);
-        }
-        None => {
-            let tasks = beat.tasks_total.map(|_| format!(", {} tasks done", format::tasks(beat))).unwrap_or_default();
-            say(format!("{}  reading    {words}{tasks}", format::moment(beat.at_ms)));
-        }
-    }
+    words.push_str(
+        &beat.transferred_rows.map(|rows| format!(", {} rows", format::count(Some(rows)))).unwrap_or_default(),
+    );
+    words
+        .push_str(&beat.transferred_bytes.map(|bytes| format!(", {}", format::bytes(Some(bytes)))).unwrap_or_default());
+    words.push_str(&beat.tasks_total.map(|_| format!(", {} tasks done", format::tasks(beat))).unwrap_or_default());
+    let Some(bar) = bar else { return say(format!("{}  reading    {words}", format::moment(beat.at_ms))) };
+    let natural = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
+    bar.set_length(natural(beat.tasks_total).unwrap_or(1).max(1));
+    bar.set_position(natural(beat.tasks_done).unwrap_or(0));
+    bar.set_message(words);
 }
