@@ -5,6 +5,7 @@
 mod env;
 
 mod artifact;
+mod attempt;
 mod bad_input;
 mod databases;
 mod embulk;

@@ -9,8 +9,15 @@ use super::phase::Exit;
 use anyhow::Context as _;
 use nix::{errno::Errno, unistd::Pid};
 use std::{
-    ffi::OsString,
-    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    collections::BTreeMap,
+    ffi::{CString, OsString},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            process::CommandExt as _,
+        },
+    },
     process::{Command, Stdio},
 };
 
@@ -71,19 +78,16 @@ impl Child {
         let [program, arguments @ ..] = transfer.command else {
             return Err(std::io::Error::from_raw_os_error(libc::ENOENT));
         };
+        let image = Image::new(program, arguments, transfer.env)?;
         let mut command = Command::new(program);
-        command.args(arguments).process_group(0);
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"SENDO_")) {
-            command.env_remove(key);
-        }
-        command.envs(transfer.env.iter().map(|(key, value)| (key, value)));
+        command.process_group(0);
         if let Some((stdout, stderr)) = transfer.output {
             command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
         }
         let supervisor = nix::unistd::getpid();
         let has_terminal = nix::unistd::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == nix::unistd::getpgrp());
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
-        unsafe { command.pre_exec(move || prepare(supervisor, has_terminal)) };
+        unsafe { command.pre_exec(move || prepare(supervisor, has_terminal).and_then(|()| Err(image.exec()))) };
         let child = command.spawn()?;
         Ok(Self { pid: Pid::from_raw(i32::try_from(child.id()).map_err(std::io::Error::other)?) })
     }
@@ -99,6 +103,77 @@ impl Child {
             // SAFETY: a signal to a group that we lead as long as its leader is not reaped, which takes `self`'s owner.
             unsafe { libc::killpg(group, signal) };
         }
+    }
+}
+
+/// What to exec, laid out before the fork.
+///
+/// Not by the C library's `execvp`, which std uses: a file that is no program goes to `/bin/sh` there (exec(3), ENOEXEC), and an
+/// empty one would be a transfer that succeeded.
+struct Image {
+    /// The program's path, or where it may be along PATH.
+    paths: Vec<CString>,
+    arguments: Strings,
+    environment: Strings,
+}
+
+/// Strings as exec takes them.
+struct Strings {
+    _owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers are into strings that go along and never change.
+unsafe impl Send for Strings {}
+// SAFETY: as above.
+unsafe impl Sync for Strings {}
+
+impl Strings {
+    fn new(owned: Vec<CString>) -> Self {
+        let pointers = owned.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { _owned: owned, pointers }
+    }
+}
+
+impl Image {
+    fn new(program: &OsString, arguments: &[OsString], env: &[(String, OsString)]) -> Result<Self, std::io::Error> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/bin:/usr/bin".into());
+        let paths = if program.as_bytes().contains(&b'/') {
+            vec![CString::new(program.as_bytes())?]
+        } else {
+            let folders = std::env::split_paths(&path).filter(|_| !program.is_empty());
+            folders
+                .map(|folder| Ok(CString::new(folder.join(program).into_os_string().into_vec())?))
+                .collect::<Result<_, std::io::Error>>()?
+        };
+        let arguments = [program].into_iter().chain(arguments).map(|argument| CString::new(argument.as_bytes()));
+        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        variables.retain(|key, _| !key.as_bytes().starts_with(b"SENDO_"));
+        variables.extend(env.iter().map(|(key, value)| (key.into(), value.clone())));
+        let variables =
+            variables.iter().map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()));
+        Ok(Self {
+            paths,
+            arguments: Strings::new(arguments.collect::<Result<_, _>>()?),
+            environment: Strings::new(variables.collect::<Result<_, _>>()?),
+        })
+    }
+
+    /// Becomes the program, or says why not. A file along PATH that may not be executed is worth more than one that is not there.
+    fn exec(&self) -> std::io::Error {
+        let mut found = libc::ENOENT;
+        for path in &self.paths {
+            // SAFETY: both arrays end with a null pointer and hold strings that end with a null byte.
+            unsafe {
+                libc::execve(path.as_ptr(), self.arguments.pointers.as_ptr(), self.environment.pointers.as_ptr())
+            };
+            match Errno::last_raw() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => found = libc::EACCES,
+                errno => return std::io::Error::from_raw_os_error(errno),
+            }
+        }
+        std::io::Error::from_raw_os_error(found)
     }
 }
 
@@ -154,5 +229,7 @@ pub fn is_descendant(pid: i32) -> bool {
     let ours = nix::unistd::getpid().as_raw();
     let ancestors =
         std::iter::successors(Some(pid), |pid| super::usage::tree::parent(*pid).filter(|parent| *parent > 0));
-    ancestors.skip(1).take(64).any(|ancestor| ancestor == ours)
+    // In a PID namespace of our own, who is gone already was ours too: senders from outside have no pid here.
+    let gone = super::usage::tree::parent(pid).is_none();
+    ancestors.skip(1).take(64).any(|ancestor| ancestor == ours) || (ours == 1 && gone)
 }

@@ -134,6 +134,7 @@ impl Supervisor {
                 }
             }
             if let State::Done { code } = state {
+                self.flush();
                 if let Some(reporter) = self.reporter.take() {
                     reporter.stop(FAREWELL);
                 }
@@ -170,20 +171,23 @@ impl Supervisor {
 
     /// Turns all that has happened into events.
     fn gather(&mut self, events: &mut VecDeque<Event>) {
+        let ours = nix::unistd::getpid().as_raw();
         while let Ok(Some(arrived)) = self.signals.next() {
-            if arrived.signal == libc::SIGCHLD {
+            // Blocked, SIGPIPE is queued even where it is ignored (kernel/signal.c, `sig_ignored`): our own output went away, not the transfer's.
+            let our_own_pipe = arrived.signal == libc::SIGPIPE && arrived.sender == Some(ours);
+            if arrived.signal == libc::SIGCHLD || our_own_pipe {
                 continue;
             }
-            let ours = arrived.sender.is_some_and(|sender| sender > 1 && child::is_descendant(sender));
-            tracing::debug!(signal = arrived.signal, sender = arrived.sender, ours, "signal");
-            if ours && self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT) {
+            let descends = arrived.sender.is_some_and(|sender| sender > 1 && child::is_descendant(sender));
+            tracing::debug!(signal = arrived.signal, sender = arrived.sender, descends, "signal");
+            if descends && self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT) {
                 tracing::warn!(
                     signal = arrived.signal,
                     sender = arrived.sender,
                     "the transfer signalled us; not obeyed"
                 );
             }
-            events.push_back(Event::Signal { signal: arrived.signal, ours });
+            events.push_back(Event::Signal { signal: arrived.signal, ours: descends });
         }
         while let Reaped::One(pid, exit) = child::reap() {
             if self.child.as_ref().is_some_and(|child| child.pid() == pid) {
@@ -232,9 +236,7 @@ impl Supervisor {
                 self.tell(Note::Phase { at, phase, reason });
             }
             Action::Conclude { exit, reason } => {
-                if let Some(relay) = &mut self.relay {
-                    relay.finish();
-                }
+                self.flush();
                 let ending = self.conclude(exit, reason);
                 tracing::info!(job = self.job(), outcome = ending.outcome.code(), "ended");
                 self.prepared.clean_up();
@@ -246,6 +248,13 @@ impl Supervisor {
             }
         }
         vec![]
+    }
+
+    /// What the transfer wrote last is still in the pipes.
+    fn flush(&mut self) {
+        if let Some(mut relay) = self.relay.take() {
+            relay.finish();
+        }
     }
 
     fn tell(&self, note: Note) {

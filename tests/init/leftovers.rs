@@ -1,0 +1,98 @@
+//! Orphans are reaped, what the child leaves behind ends, and the child ends with its supervisor.
+
+use super::running::{BOTH, Place, Running, only_child, program, run, under, under_with};
+use crate::env::{self, LIMIT, wait_for};
+use nix::sys::signal::Signal;
+use std::fs;
+
+#[test]
+fn orphans_are_reaped() {
+    for place in BOTH {
+        assert_eq!(run(place, &under(&[program("orphans"), "20", "gone"])).code, 0, "{place:?}");
+    }
+    // The control: the same orphans stay.
+    let careless = [program("careless"), program("orphans"), "20", "zombies"];
+    assert_eq!(run(Place::PidOne, &careless).code, 0);
+}
+
+#[test]
+fn what_the_child_leaves_behind_is_asked_to_end() {
+    for place in BOTH {
+        let notes = |init: fn(&[&str]) -> Vec<&'static str>| {
+            let folder = env::scratch();
+            let file = folder.path().join("notes");
+            let ended = run(place, &init(&[program("daemon"), file.to_str().unwrap(), "obedient"]));
+            assert_eq!(ended.code, 0, "{place:?}");
+            fs::read_to_string(file).unwrap()
+        };
+        assert!(notes(under).ends_with("\nTERM\n"), "{place:?}");
+        let careless: fn(&[&str]) -> _ = |words| [&[program("careless")], words].concat().iter().map(leaked).collect();
+        let control = notes(careless);
+        assert!(!control.contains("TERM"), "{place:?}");
+        end_daemon(place, &control);
+    }
+}
+
+#[test]
+fn what_does_not_end_is_killed() {
+    let folder = env::scratch();
+    for relay in ["off", "on"] {
+        let file = folder.path().join(relay);
+        let daemon = [program("daemon"), file.to_str().unwrap(), "stubborn"];
+        assert_eq!(run(Place::PidOne, &under_with(&["--relay", relay], &daemon)).code, 0);
+        assert!(fs::read_to_string(&file).unwrap().ends_with("TERM\n"));
+        fs::remove_file(&file).unwrap();
+        assert_eq!(run(Place::Ordinary, &under_with(&["--relay", relay], &daemon)).code, 0);
+        let notes = fs::read_to_string(&file).unwrap();
+        assert!(notes.ends_with("TERM\n") && !env::is_alive(pid_in(&notes)), "{notes}");
+    }
+    let file = folder.path().join("control");
+    let daemon = [program("careless"), program("daemon"), file.to_str().unwrap(), "stubborn"];
+    assert_eq!(run(Place::Ordinary, &daemon).code, 0);
+    let notes = fs::read_to_string(&file).unwrap();
+    assert!(env::is_alive(pid_in(&notes)));
+    end_daemon(Place::Ordinary, &notes);
+}
+
+#[test]
+fn where_nothing_is_left_nothing_is_waited_for() {
+    let started = std::time::Instant::now();
+    // With the margin of a sweep each time, this would take longer than the limit.
+    for _ in 0..100 {
+        assert_eq!(run(Place::Ordinary, &under(&["true"])).code, 0);
+    }
+    assert!(started.elapsed() < LIMIT);
+}
+
+#[test]
+fn a_killed_supervisor_takes_its_child_along() {
+    let child_of = |words: &[&str]| {
+        let mut running = Running::start(Place::Ordinary, words);
+        let child = wait_for("the child", || only_child(running.init()));
+        running.says("ready");
+        running.process.kill().unwrap();
+        running.process.wait().unwrap();
+        child
+    };
+    let script = ["sh", "-c", "trap '' TERM HUP; echo ready; while sleep 0.1; do :; done"];
+    let child = child_of(&under(&script));
+    wait_for("the child to die", || (!env::is_alive(child)).then_some(()));
+    let control = child_of(&[&[program("careless")], &script[..]].concat());
+    assert!(env::is_alive(control));
+    env::kill(control, Signal::SIGKILL);
+}
+
+fn pid_in(notes: &str) -> i32 {
+    notes.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()).unwrap()
+}
+
+fn end_daemon(place: Place, notes: &str) {
+    // PID 1 took everything of its namespace along.
+    if place == Place::Ordinary {
+        env::kill(pid_in(notes), Signal::SIGKILL);
+    }
+}
+
+fn leaked(word: &&str) -> &'static str {
+    (*word).to_owned().leak()
+}
