@@ -2,8 +2,8 @@
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# Static on the C library that the machine has: --target, or the procedural macros would be static too.
-STATIC := x86_64-unknown-linux-gnu
+# Static on the C library that the machine has; with --target, or the procedural macros would be static too.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 SUPERVISOR := $(TARGET)/pid1/sendo-supervisor
 EMBULK := $(abspath $(TARGET))/embulk
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -18,8 +18,8 @@ build: build-supervisor ## Build the release artifacts: target/pid1/sendo-superv
 
 build-supervisor:
 	@tools/need cargo cc
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile pid1 --no-default-features --bin sendo-supervisor --target $(STATIC)
-	@mkdir -p $(TARGET)/pid1 && cp -f $(TARGET)/$(STATIC)/pid1/sendo-supervisor $(SUPERVISOR).new && mv -f $(SUPERVISOR).new $(SUPERVISOR)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile pid1 --no-default-features --bin sendo-supervisor --target $(HOST)
+	@mkdir -p $(TARGET)/pid1 && cp -f $(TARGET)/$(HOST)/pid1/sendo-supervisor $(SUPERVISOR).new && mv -f $(SUPERVISOR).new $(SUPERVISOR)
 
 embulk: ## Compose Embulk from Maven Central into target/embulk
 	@tools/need java mvn

@@ -94,6 +94,92 @@ fn a_secret_that_is_not_there_rejects_the_job_and_a_retry_takes_it() {
 }
 
 #[test]
+fn a_secret_that_is_no_file_rejects_the_job_and_stops_nobody_else() {
+    let dev = Dev::start(&[]);
+    let pipe = dev.home.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut job = script("a", "true");
+    job["secrets"] = json!({"dwh": {"file": pipe}});
+    dev.accepted(&job);
+    let rejected = dev.wait("a", &["rejected"]);
+    assert!(rejected["verdict"]["summary"].as_str().unwrap().contains("no ordinary file"));
+    dev.accepted(&script("b", "true"));
+    dev.wait("b", &["succeeded"]);
+}
+
+#[test]
+fn an_image_on_a_cluster_without_images_is_rejected() {
+    let dev = Dev::start(&[]);
+    dev.accepted(&json!({"version": 1, "id": "a", "image": "example/worker:1"}));
+    let rejected = dev.wait("a", &["rejected"]);
+    assert!(rejected["verdict"]["summary"].as_str().unwrap().contains("`image`"));
+}
+
+#[test]
+fn two_programs_on_one_ledger_from_two_folders_are_one_too_many() {
+    let dev = Dev::start(&[]);
+    let home = env::scratch();
+    let config = home.path().join("sendo.toml");
+    let ledger = dev.state_dir().canonicalize().unwrap().join("ledger.db");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nstate_dir = {:?}\ndatabase_url = \"sqlite://{}\"\n[[cluster]]\nsupervisor = {:?}\n",
+        home.path().join("state"),
+        ledger.display(),
+        supervisor()
+    );
+    std::fs::write(&config, text).unwrap();
+    says(
+        &sendo().args(["serve", "--config"]).arg(&config).output().unwrap(),
+        1,
+        &["another sendo (pid ", "ledger.db.lock"],
+    );
+}
+
+#[test]
+fn the_api_answers_in_one_shape_and_not_to_pages_from_elsewhere() {
+    let dev = Dev::start(&[]);
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)], body: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = client.request(method, format!("{}{path}", dev.url)).body(body.to_owned());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        runtime.block_on(async {
+            let answer = request.send().await.unwrap();
+            let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+            let status = answer.status().as_u16();
+            (status, kind.unwrap_or_default(), answer.text().await.unwrap())
+        })
+    };
+    let json = ("content-type", "application/json");
+    let job = script("a", "true").to_string();
+    for (status, answer) in [
+        (404, ask("GET", "/v1/nothing", &[], "")),
+        (404, ask("GET", "/v1/jobs/nobody/heartbeats?attempt=1", &[], "")),
+        (405, ask("DELETE", "/v1/jobs", &[], "")),
+        (400, ask("GET", "/v1/jobs?limit=many", &[], "")),
+        (415, ask("POST", "/v1/jobs", &[("content-type", "text/plain")], &job)),
+        (422, ask("POST", "/v1/jobs/nobody/cancel", &[json], "{\"resaon\": 1}")),
+        (401, ask("POST", "/v1/records", &[json], "{\"job\":\"a\",\"attempt\":1,\"source\":\"x\",\"records\":[]}")),
+        (403, ask("POST", "/v1/jobs", &[json, ("host", "evil.example:8920")], &job)),
+        (403, ask("POST", "/v1/jobs", &[json, ("origin", "http://evil.example")], &job)),
+    ] {
+        assert_eq!((answer.0, answer.1.as_str()), (status, "application/problem+json"), "{}", answer.2);
+        let problem: Value = serde_json::from_str(&answer.2).unwrap();
+        assert!(problem["detail"].as_str().unwrap().len() > 10, "{problem}");
+    }
+    assert_eq!(dev.sql("SELECT COUNT(*) AS n FROM jobs")[0]["n"], 0);
+    assert_eq!(
+        ask("POST", "/v1/jobs", &[json, ("origin", &dev.url)], &job).0,
+        201,
+        "the control: a page of our own may"
+    );
+}
+
+#[test]
 fn a_second_sendo_dev_on_one_ledger_says_so_and_exits() {
     let dev = Dev::start(&[]);
     says(&dev_in(&dev.state_dir(), &[]), 1, &["another sendo (pid ", ".sendo", "stop it"]);

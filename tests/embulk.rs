@@ -19,28 +19,31 @@ use std::{
 const ROWS: usize = 40_000;
 const FILES: usize = 4;
 
-/// A `sendo dev` with the composed Embulk.
-pub fn dev() -> Dev {
-    Dev::start(&["--embulk", env::embulk().to_str().unwrap()])
+/// A `sendo dev` with the composed Embulk, and orders to transfer.
+pub fn start(rows: usize) -> (Dev, Orders) {
+    let dev = Dev::start(&["--embulk", env::embulk().to_str().unwrap()]);
+    let folder = dev.home.path().join("orders");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/orders");
+    let arguments = [folder.join("in").into_os_string(), rows.to_string().into(), FILES.to_string().into()];
+    let output = Command::new(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    fs::create_dir(folder.join("out")).unwrap();
+    (dev, Orders { folder })
 }
 
 /// Orders by `demo/orders`, and where their transfer writes.
 pub struct Orders {
-    pub folder: PathBuf,
+    folder: PathBuf,
 }
 
 impl Orders {
-    pub fn new(folder: PathBuf, rows: usize) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/orders");
-        let arguments = [folder.join("in").into_os_string(), rows.to_string().into(), FILES.to_string().into()];
-        let output = Command::new(script).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
-        Self { folder }
-    }
-
     /// Embulk's `in`.
     pub fn input(&self) -> Value {
-        csv(&self.folder.join("in/orders_"))
+        let columns = json!([{"name": "id", "type": "long"}, {"name": "customer", "type": "long"},
+            {"name": "amount", "type": "double"}, {"name": "status", "type": "string"},
+            {"name": "created_at", "type": "timestamp", "format": "%Y-%m-%d %H:%M:%S"}, {"name": "comment", "type": "string"}]);
+        json!({"type": "file", "path_prefix": self.folder.join("in/orders_"), "decoders": [{"type": "gzip"}],
+            "parser": {"type": "csv", "skip_header_lines": 1, "stop_on_invalid_record": true, "columns": columns}})
     }
 
     /// A job from the files to files.
@@ -108,14 +111,6 @@ impl Reading {
     }
 }
 
-fn csv(path_prefix: &Path) -> Value {
-    let columns = json!([{"name": "id", "type": "long"}, {"name": "customer", "type": "long"},
-        {"name": "amount", "type": "double"}, {"name": "status", "type": "string"},
-        {"name": "created_at", "type": "timestamp", "format": "%Y-%m-%d %H:%M:%S"}, {"name": "comment", "type": "string"}]);
-    json!({"type": "file", "path_prefix": path_prefix, "decoders": [{"type": "gzip"}],
-        "parser": {"type": "csv", "skip_header_lines": 1, "stop_on_invalid_record": true, "columns": columns}})
-}
-
 /// One file whose second record is no order.
 fn bad_orders(file: &Path) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -123,6 +118,21 @@ fn bad_orders(file: &Path) {
     let text = "id,customer,amount,status,created_at,comment\n1,2,3.5,paid,2026-01-01 00:00:00,\nx,2,3.5,paid,2026-01-01 00:00:00,\n";
     gzip.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(gzip.wait().unwrap().success());
+}
+
+/// Submits a job, waits until its transfer is half-way, and gives back the transfer's pid.
+#[track_caller]
+pub fn half_way(dev: &Dev, job: &Value, held: &Held) -> (Reading, i32) {
+    dev.accepted(job);
+    let reading = held.reached();
+    (reading, dev.transfer_pid(job["id"].as_str().unwrap(), 1))
+}
+
+/// The job is held with its question.
+#[track_caller]
+pub fn assert_asks(show: &Value) {
+    let retry = format!("`sendo retry {}`", show["id"].as_str().unwrap());
+    assert!(show["verdict"]["next_action"].as_str().unwrap().contains(&retry), "{show:#}");
 }
 
 /// The command line of a process, its arguments apart.
@@ -161,8 +171,7 @@ fn assert_told(told: &Value, row: &Value) {
 
 #[test]
 fn a_transfer_succeeds_and_the_verbs_tell_what_the_ledger_holds() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), ROWS);
+    let (dev, orders) = start(ROWS);
     dev.accepted(&orders.job("whole"));
     let mut show = dev.wait("whole", &["succeeded"]);
     assert_eq!(dev.phases("whole"), ["queued", "setting_up", "executing", "succeeded"]);
@@ -195,8 +204,7 @@ fn a_transfer_succeeds_and_the_verbs_tell_what_the_ledger_holds() {
 
 #[test]
 fn what_embulk_rejects_fails_with_embulks_own_words() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), 40);
+    let (dev, orders) = start(40);
     let bad = dev.home.path().join("bad/orders_01.csv.gz");
     bad_orders(&bad);
     let mut unknown = orders.job("unknown-plugin");
@@ -225,20 +233,17 @@ fn what_embulk_rejects_fails_with_embulks_own_words() {
 
 #[test]
 fn sigterm_drains_and_a_person_decides_once() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), ROWS);
+    let (dev, orders) = start(ROWS);
     let held = orders.hold();
     let mut job = orders.job("drained");
     job["on_term"] = json!("stop");
-    dev.accepted(&job);
-    let _reading = held.reached();
-    let transfer = dev.transfer_pid("drained", 1);
+    let (_reading, transfer) = half_way(&dev, &job, &held);
     kill(dev.supervisor_pid("drained", 1), Signal::SIGTERM);
     let show = dev.wait("drained", &["held"]);
     assert!(!is_alive(transfer));
     assert_eq!(show["outcome"], "drained");
     assert_eq!(dev.phases("drained"), ["queued", "setting_up", "executing", "stopping", "held"]);
-    assert!(show["verdict"]["next_action"].as_str().unwrap().contains("`sendo retry drained`"), "{show:#}");
+    assert_asks(&show);
 
     held.restore();
     let retry = ["retry", "drained", "--after-attempt", "1"];
@@ -253,12 +258,9 @@ fn sigterm_drains_and_a_person_decides_once() {
 
 #[test]
 fn a_killed_control_program_interrupts_no_transfer() {
-    let mut dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), ROWS);
+    let (mut dev, orders) = start(ROWS);
     let held = orders.hold();
-    dev.accepted(&orders.job("patient"));
-    let reading = held.reached();
-    let transfer = dev.transfer_pid("patient", 1);
+    let (reading, transfer) = half_way(&dev, &orders.job("patient"), &held);
     let beats = |dev: &Dev| dev.sql("SELECT COUNT(*) AS n FROM heartbeats")[0]["n"].as_i64().unwrap();
 
     // Once in the middle: what was read meanwhile arrives later.
@@ -277,44 +279,25 @@ fn a_killed_control_program_interrupts_no_transfer() {
     assert_eq!(show["attempts"][0]["evidence"], 4, "by the supervisor's own record: {show:#}");
     assert_eq!(dev.phases("patient"), ["queued", "setting_up", "executing", "succeeded"]);
     assert_eq!(orders.written(), ROWS);
-    for (table, condition, expected) in [
-        ("attempts", "1", 1),
-        ("transitions", "to_phase = 'succeeded'", 1),
-        ("records", r#"body LIKE '%"ending"%'"#, 1),
-    ] {
-        let rows = dev.sql(&format!("SELECT COUNT(*) AS n FROM {table} WHERE {condition}"));
-        assert_eq!(rows[0]["n"], expected, "{table}");
+    for of in ["attempts", "transitions WHERE to_phase = 'succeeded'", "records WHERE body LIKE '%\"ending\"%'"] {
+        assert_eq!(dev.sql(&format!("SELECT COUNT(*) AS n FROM {of}")), [json!({"n": 1})], "{of}");
     }
-    let sources = "SELECT source, seq FROM heartbeats UNION ALL SELECT source, seq FROM records";
-    let numbers = dev.sql(&format!(
-        "SELECT source, COUNT(*) AS n, COUNT(DISTINCT seq) AS d, MAX(seq) AS m FROM ({sources}) GROUP BY 1"
-    ));
-    let [number] = &numbers[..] else { panic!("one source: {numbers:?}") };
-    assert!(number["n"] == number["m"] && number["d"] == number["m"], "numbered 1, 2, 3 …, each once: {number}");
+    let records = "SELECT source, seq FROM heartbeats UNION ALL SELECT source, seq FROM records";
+    let gaps = format!(
+        "SELECT source, MAX(seq) - COUNT(DISTINCT seq) AS gaps, COUNT(*) - COUNT(DISTINCT seq) AS doubles FROM ({records})"
+    );
+    let numbers = dev.sql(&(gaps + " GROUP BY source"));
+    assert!(numbers.len() == 1 && numbers[0]["gaps"] == 0 && numbers[0]["doubles"] == 0, "{numbers:?}");
 }
 
 #[test]
-fn a_killed_supervisor_takes_its_transfer_along() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), ROWS);
-    let held = orders.hold();
-    dev.accepted(&orders.job("killed"));
-    let _reading = held.reached();
-    let transfer = dev.transfer_pid("killed", 1);
-    kill(dev.supervisor_pid("killed", 1), Signal::SIGKILL);
-    let show = dev.wait("killed", &["held"]);
-    assert!(!is_alive(transfer));
-    assert!(["killed", "lost"].contains(&show["outcome"].as_str().unwrap()), "{show:#}");
-    assert!(show["verdict"]["next_action"].as_str().unwrap().contains("`sendo retry killed`"), "{show:#}");
-
-    let orders = Orders::new(dev.home.path().join("b"), ROWS);
+fn a_load_that_may_be_repeated_goes_on_after_its_supervisor_was_killed() {
+    let (dev, orders) = start(ROWS);
     let held = orders.hold();
     let mut job = orders.job("idempotent");
     job["retry"] = json!({"idempotent": true, "backoff": "100ms"});
-    dev.accepted(&job);
-    let _reading = held.reached();
+    let (_reading, transfer) = half_way(&dev, &job, &held);
     held.restore();
-    let transfer = dev.transfer_pid("idempotent", 1);
     kill(dev.supervisor_pid("idempotent", 1), Signal::SIGKILL);
     let show = dev.wait("idempotent", &["succeeded"]);
     assert!(!is_alive(transfer));
@@ -324,12 +307,9 @@ fn a_killed_supervisor_takes_its_transfer_along() {
 
 #[test]
 fn a_cancelled_transfer_is_gone() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), ROWS);
+    let (dev, orders) = start(ROWS);
     let held = orders.hold();
-    dev.accepted(&orders.job("unwanted"));
-    let _reading = held.reached();
-    let transfer = dev.transfer_pid("unwanted", 1);
+    let (_reading, transfer) = half_way(&dev, &orders.job("unwanted"), &held);
     assert_eq!(dev.json(&["cancel", "unwanted"])["result"], "cancelling");
     let show = dev.wait("unwanted", &["cancelled"]);
     assert!(!is_alive(transfer));
@@ -339,27 +319,24 @@ fn a_cancelled_transfer_is_gone() {
 
 #[test]
 fn the_memory_limit_reaches_the_jvm() {
-    let dev = dev();
-    let orders = Orders::new(dev.home.path().join("a"), 40);
+    let (dev, orders) = start(40);
     let held = orders.hold();
     let mut job = orders.job("small");
     job["resources"] = json!({"memory": "256Mi"});
-    dev.accepted(&job);
-    let reading = held.reached();
-    let line = command_line(dev.transfer_pid("small", 1));
+    let (reading, transfer) = half_way(&dev, &job, &held);
+    let line = command_line(transfer);
     // entrypoint/embulk: the limit less 128 MiB, less an eighth.
     assert!(line.contains(&"-Xmx96m".to_owned()), "{line:?}");
     reading.give();
     dev.wait("small", &["succeeded"]);
 }
 
-/// A job that reads from a folder that only a secret names, held half-way; it will fail with that name in Embulk's error.
-fn secretive(dev: &Dev, id: &str, secret: &str) -> (Held, Value) {
+/// A job held half-way that reads from a folder which only a secret names: it will fail with that name in Embulk's error.
+fn secretive(dev: &Dev, mut job: Value, secret: &str) -> (Held, Value) {
     let file = dev.home.path().join("secret");
     fs::write(&file, format!("{secret}\n")).unwrap();
     let input = dev.home.path().join(secret).join("orders_01.csv.gz");
     bad_orders(&input);
-    let mut job = Orders { folder: dev.home.path().join("a") }.job(id);
     job["embulk"]["config"]["in"]["path_prefix"] = json!(dev.home.path().join("${secret:folder}/orders_"));
     job["secrets"] = json!({"folder": {"file": file}});
     (Held::new(input), job)
@@ -376,18 +353,16 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn a_secret_reaches_embulk_and_nothing_else() {
     const SECRET: &str = "Zs3-quite-secret";
-    let dev = dev();
-    let (held, job) = secretive(&dev, "secretive", SECRET);
-    dev.accepted(&job);
-    let reading = held.reached();
-    let line = command_line(dev.transfer_pid("secretive", 1));
-    let config = rendered_config(dev.transfer_pid("secretive", 1));
+    let (dev, orders) = start(40);
+    let (held, job) = secretive(&dev, orders.job("secretive"), SECRET);
+    let (reading, transfer) = half_way(&dev, &job, &held);
+    let config = rendered_config(transfer);
     assert!(fs::read_to_string(&config).unwrap().contains(SECRET));
     assert_eq!((mode(&config), mode(config.parent().unwrap())), (0o600, 0o700));
     let (secrets, token) = (dev.attempt("secretive", 1).join("secrets"), dev.attempt("secretive", 1).join("token"));
     assert_eq!((mode(&secrets), mode(&secrets.join("folder")), mode(&token)), (0o700, 0o600, 0o600));
-    let seen = line.into_iter().chain(command_line(dev.supervisor_pid("secretive", 1)));
-    assert!(seen.into_iter().all(|argument| !argument.contains(SECRET)));
+    let seen = [transfer, dev.supervisor_pid("secretive", 1)].map(command_line).concat();
+    assert!(seen.iter().all(|argument| !argument.contains(SECRET)), "{seen:?}");
 
     reading.give();
     let show = dev.wait("secretive", &["failed"]);
@@ -406,16 +381,20 @@ fn a_secret_reaches_embulk_and_nothing_else() {
 }
 
 #[test]
-fn a_killed_supervisor_leaves_no_secret_behind() {
-    const SECRET: &str = "Zs3-left-alone";
-    let dev = dev();
-    let (held, job) = secretive(&dev, "orphaned", SECRET);
-    dev.accepted(&job);
-    let _reading = held.reached();
-    let config = rendered_config(dev.transfer_pid("orphaned", 1));
-    kill(dev.supervisor_pid("orphaned", 1), Signal::SIGKILL);
-    dev.wait("orphaned", &["held"]);
-    let (secrets, token) = (dev.attempt("orphaned", 1).join("secrets"), dev.attempt("orphaned", 1).join("token"));
-    wait_for("secrets and token to go", || (!secrets.exists() && !token.exists()).then_some(()));
-    assert!(!config.exists(), "the rendered configuration stays behind with its secret: {}", config.display());
+fn a_killed_supervisor_takes_its_transfer_and_its_secrets_along() {
+    let (dev, orders) = start(40);
+    let (held, job) = secretive(&dev, orders.job("killed"), "Zs3-left-alone");
+    let (_reading, transfer) = half_way(&dev, &job, &held);
+    let config = rendered_config(transfer);
+    kill(dev.supervisor_pid("killed", 1), Signal::SIGKILL);
+    let show = dev.wait("killed", &["held"]);
+    assert!(!is_alive(transfer));
+    assert!(["killed", "lost"].contains(&show["outcome"].as_str().unwrap()), "{show:#}");
+    assert_asks(&show);
+    let released = || dev.sql("SELECT released_at_ms FROM attempts")[0]["released_at_ms"].as_i64();
+    wait_for("the attempt's place to be released", released);
+    let attempt = dev.attempt("killed", 1);
+    for left in [attempt.join("secrets"), attempt.join("token"), config] {
+        assert!(!left.exists(), "{} stays behind", left.display());
+    }
 }

@@ -140,7 +140,7 @@ fn a_forged_last_word_is_not_believed() {
 fn a_killed_supervisor_takes_its_transfer_along_and_a_person_is_asked() {
     let dev = Dev::start(&[]);
     // A child of the transfer's too: it must not go on writing.
-    dev.accepted(&script("a", "sleep 600 & echo $! > child; wait"));
+    dev.accepted(&script("a", "setsid sleep 600 & echo $! > child; wait"));
     dev.wait("a", &["executing"]);
     let transfer = dev.transfer_pid("a", 1);
     let child = dev.attempt("a", 1).join("work/child");
@@ -176,6 +176,52 @@ fn a_load_that_may_be_repeated_is_tried_again_on_the_infrastructures_budget() {
     );
     let row = dev.sql("SELECT own_retries, infrastructure_retries FROM jobs")[0].clone();
     assert_eq!(row, json!({"own_retries": 0, "infrastructure_retries": 1}));
+}
+
+#[test]
+fn attempts_that_end_at_once_leave_no_job_behind() {
+    let dev = Dev::start(&["--max-running", "20"]);
+    let ids: Vec<String> = (0..20).map(|number| format!("job-{number}")).collect();
+    for id in &ids {
+        dev.accepted(&json!({"version": 1, "id": id, "command": ["false"], "retry": {"limit": 3, "idempotent": true, "backoff": "1ms"}}));
+    }
+    for id in &ids {
+        wait_for("the last attempt to fail", || (dev.json(&["show", id])["phase"] == "failed").then_some(()));
+    }
+    assert_eq!(dev.sql("SELECT DISTINCT attempt, own_retries FROM jobs"), [json!({"attempt": 4, "own_retries": 3})]);
+}
+
+#[test]
+fn an_incremental_definition_waits_for_the_person_who_is_asked() {
+    let dev = Dev::start(&[]);
+    let job = |id: &str| {
+        let embulk = json!({"config": {"in": {}, "out": {}}, "incremental": true});
+        json!({"version": 1, "id": id, "tenant": "t", "definition": "d", "command": ["true"], "embulk": embulk})
+    };
+    dev.accepted(&job("first"));
+    // It succeeds and leaves no cursor: nobody can say where the next run should begin.
+    let held = dev.wait("first", &["held"]);
+    assert_eq!(held["verdict"]["code"], json!("cursor_missing"));
+    dev.accepted(&job("second"));
+    dev.accepted(&script("other", "true"));
+    dev.wait("other", &["succeeded"]);
+    assert_eq!(dev.phases("second"), ["queued"], "admission has passed it over");
+    assert_eq!(dev.run(&["cancel", "first"]).status.code(), Some(0));
+    dev.wait("second", &["held"]);
+}
+
+#[test]
+fn a_job_whose_place_has_vanished_can_be_cancelled() {
+    let dev = Dev::start(&["--max-running", "1"]);
+    dev.accepted(&script("a", "exec sleep 600"));
+    dev.wait("a", &["executing"]);
+    let supervisor = dev.supervisor_pid("a", 1);
+    std::fs::rename(dev.attempt("a", 1), dev.home.path().join("elsewhere")).unwrap();
+    kill(supervisor, Signal::SIGKILL);
+    assert_eq!(dev.run(&["cancel", "a"]).status.code(), Some(0));
+    dev.wait("a", &["cancelled"]);
+    dev.accepted(&script("b", "true"));
+    dev.wait("b", &["succeeded"]);
 }
 
 #[test]
@@ -252,7 +298,7 @@ fn serve_runs_from_a_file_with_a_listener_for_workers_of_its_own() {
     let config = home.path().join("sendo.toml");
     let state = home.path().join("state");
     let text = format!(
-        "listen = \"127.0.0.1:0\"\nworker_listen = \"127.0.0.1:0\"\nstate_dir = {state:?}\nheartbeat = \"200ms\"\n[cluster]\nsupervisor = {:?}\n",
+        "listen = \"127.0.0.1:0\"\nworker_listen = \"127.0.0.1:0\"\nstate_dir = {state:?}\nheartbeat = \"200ms\"\n[[cluster]]\nsupervisor = {:?}\n",
         env::supervisor()
     );
     std::fs::write(&config, text).unwrap();

@@ -1,6 +1,10 @@
 //! The verbs' way to the server: one place for addresses, errors and their words.
 
-use crate::problem::Problem;
+use crate::{
+    ledger::Heartbeat,
+    problem::Problem,
+    serve::api::{HeartbeatPage, NEXT_OFFSET},
+};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -10,6 +14,9 @@ use std::time::Duration;
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// Where `sendo dev` leaves its address.
 pub const ADDRESS_FILE: &str = "address";
+
+/// Before any reading.
+pub const FROM_THE_START: (i64, i64) = (i64::MIN, 0);
 
 /// Flags that every verb has.
 #[derive(Args, Debug, Clone)]
@@ -67,6 +74,26 @@ impl Client {
         self.json(self.http.request(Method::GET, url)).await
     }
 
+    /// An attempt's readings behind `after` (moment and number), page by page.
+    pub async fn heartbeats(
+        &self,
+        id: &str,
+        attempt: Option<u32>,
+        mut after: (i64, i64),
+    ) -> anyhow::Result<Vec<Heartbeat>> {
+        let mut all = Vec::new();
+        loop {
+            let mut query = vec![("after_ms", after.0.to_string()), ("after_seq", after.1.to_string())];
+            query.extend(attempt.map(|attempt| ("attempt", attempt.to_string())));
+            let page: HeartbeatPage = self.get(&["v1", "jobs", id, "heartbeats"], &query).await?;
+            after = page.heartbeats.last().map_or(after, |last| (last.at_ms, last.seq));
+            all.extend(page.heartbeats);
+            if !page.more {
+                return Ok(all);
+            }
+        }
+    }
+
     /// `POST` of a body that is JSON already.
     pub async fn post_text<T: DeserializeOwned>(&self, path: &[&str], body: Vec<u8>) -> anyhow::Result<T> {
         self.json(
@@ -85,8 +112,7 @@ impl Client {
         let mut url = self.url(path)?;
         url.query_pairs_mut().extend_pairs(query);
         let response = self.send(self.http.request(Method::GET, url)).await?;
-        let next =
-            response.headers().get(crate::serve::api::NEXT_OFFSET).and_then(|next| next.to_str().ok()?.parse().ok());
+        let next = response.headers().get(NEXT_OFFSET).and_then(|next| next.to_str().ok()?.parse().ok());
         let next = next.context("the server's answer has no offset")?;
         Ok((response.bytes().await.context("read the log")?.to_vec(), next))
     }

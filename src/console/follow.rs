@@ -1,10 +1,12 @@
 //! A job watched to its end: a bar on a terminal, lines elsewhere; both on stderr.
 
-use super::{client::Client, exit, format};
+use super::{
+    client::{Client, FROM_THE_START},
+    exit, format,
+};
 use crate::{
     ledger::{Heartbeat, JobView},
     record::phase::Phase,
-    serve::api::HeartbeatPage,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{io::IsTerminal as _, time::Duration};
@@ -21,7 +23,7 @@ pub async fn follow(client: &Client, id: &str) -> anyhow::Result<JobView> {
         None => eprintln!("{line}"),
     };
     let (mut shown, mut misses) = (0, 0);
-    let mut last_beat = (0, i64::MIN);
+    let mut last_beat = (0, FROM_THE_START);
     loop {
         let job = match client.get::<JobView>(&["v1", "jobs", id], &[]).await {
             Ok(job) => job,
@@ -37,25 +39,22 @@ pub async fn follow(client: &Client, id: &str) -> anyhow::Result<JobView> {
         };
         misses = 0;
         if last_beat.0 != job.summary.attempt {
-            last_beat = (job.summary.attempt, i64::MIN);
+            last_beat = (job.summary.attempt, FROM_THE_START);
         }
-        let query = [("after_ms", last_beat.1.to_string())];
-        let page = if job.summary.attempt == 0 {
-            None
-        } else {
-            client.get::<HeartbeatPage>(&["v1", "jobs", id, "heartbeats"], &query).await.ok()
-        };
-        let mut beats = page.map(|page| page.heartbeats).unwrap_or_default().into_iter().peekable();
+        let attempt = Some(job.summary.attempt).filter(|attempt| *attempt > 0);
+        // A miss here is made up for by the next look.
+        let beats = client.heartbeats(id, attempt, last_beat.1).await.unwrap_or_default();
+        let mut beats = beats.into_iter().peekable();
         // Readings and transitions in the order in which they happened.
         for transition in job.transitions.iter().skip(shown) {
             while let Some(beat) = beats.next_if(|beat| beat.at_ms <= transition.at_ms) {
-                last_beat.1 = beat.at_ms;
+                last_beat.1 = (beat.at_ms, beat.seq);
                 show_beat(bar.as_ref(), &say, &beat);
             }
             say(format!("{}  {:<10} {}", format::moment(transition.at_ms), transition.to_phase, transition.reason));
         }
         for beat in beats {
-            last_beat.1 = beat.at_ms;
+            last_beat.1 = (beat.at_ms, beat.seq);
             show_beat(bar.as_ref(), &say, &beat);
         }
         shown = job.transitions.len();

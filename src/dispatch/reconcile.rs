@@ -16,7 +16,13 @@ impl Dispatcher {
     /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
     pub(super) async fn reconcile(&self) -> Result<(), ledger::Error> {
         for attempt in self.ledger.live_attempts(self.cluster.name()).await? {
-            self.reconcile_one(&attempt).await?;
+            match self.reconcile_one(&attempt).await {
+                // One job's trouble is not the others'.
+                Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
+                    tracing::error!("{error}")
+                }
+                other => other?,
+            }
         }
         for order in self.ledger.unreleased(self.cluster.name()).await? {
             // Its supervisor may still be on its way out.
@@ -47,12 +53,13 @@ impl Dispatcher {
             Observation::NeverExisted if attempt.launching && attempt.cancel_requested.is_none() => {
                 self.create(order).await
             }
-            Observation::NeverExisted if attempt.launching => self.end(attempt, None, &[]).await,
+            // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
+            Observation::NeverExisted if attempt.cancel_requested.is_some() => self.end(attempt, None, &[]).await,
             Observation::NeverExisted => {
                 tracing::warn!(
                     job = order.id.job,
                     attempt = order.id.attempt,
-                    "its place has vanished; its fate is unknown"
+                    "its place has vanished and its fate is unknown; cancel it to be rid of it"
                 );
                 Ok(())
             }
@@ -75,7 +82,9 @@ impl Dispatcher {
         exit: Option<SupervisorExit>,
         message: &[u8],
     ) -> Result<(), ledger::Error> {
-        // The last record may have come in while we looked: the ledger keeps the better evidence.
+        // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
+        let fresh = self.ledger.live_attempts(self.cluster.name()).await?;
+        let Some(attempt) = fresh.iter().find(|fresh| fresh.order.id == attempt.order.id) else { return Ok(()) };
         let story = self.believed(attempt, message);
         let remains =
             proof::Remains { granted: attempt.granted, executing: attempt.executing, exit, story, now: ledger::now() };

@@ -101,10 +101,18 @@ impl Faults {
             self.add("command", "is empty; give a program, or leave it out for the image's own");
         }
         for (index, argument) in job.command.iter().flatten().enumerate() {
-            if argument.contains("${secret:") {
+            if argument.contains("${secret:") || plaintext::looks_secret("", argument) {
                 self.add(
                     format!("command[{index}]"),
                     "a secret in an argument is visible to all; refer to it in embulk.config",
+                );
+            }
+        }
+        for (name, label) in &job.labels {
+            if plaintext::looks_secret(name, label) {
+                self.add(
+                    format!("labels.{name}"),
+                    "looks like a secret in plain text; labels are for everybody to read",
                 );
             }
         }

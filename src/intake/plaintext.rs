@@ -40,14 +40,18 @@ pub fn walk(path: &str, value: &Value, see: &mut impl FnMut(&str, &str, &str)) {
     inner(path, "", value, see);
 }
 
-/// Whether `text` under `key` looks like a secret that somebody wrote out.
+/// Whether `text` under `key` looks like a secret that somebody wrote out. What stands for a secret is taken out first.
 pub fn looks_secret(key: &str, text: &str) -> bool {
-    let is_reference = text.contains("${secret:");
-    !is_reference
-        && ((is_secret_key(key) && !text.is_empty())
-            || is_private_key(text)
-            || is_access_key(text)
-            || has_password_in_url(text))
+    let rest = without_references(text);
+    // `Bearer ${secret:api}` is a reference and a word.
+    let rest_is_secret = !matches!(rest.trim(), "" | "Bearer" | "Basic" | "Token");
+    (is_secret_key(key) && rest_is_secret) || is_private_key(text) || is_access_key(text) || has_password(&rest)
+}
+
+fn without_references(text: &str) -> String {
+    let mut parts = text.split("${secret:");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| kept + part.split_once('}').map_or("", |(_, after)| after))
 }
 
 /// The names in the `${secret:NAME}`s of a text.
@@ -81,10 +85,16 @@ fn is_access_key(text: &str) -> bool {
     })
 }
 
-fn has_password_in_url(text: &str) -> bool {
-    let Some((_, behind)) = text.split_once("://") else { return false };
-    let authority = behind.split(['/', '?', '#']).next().unwrap_or_default();
-    authority
-        .rsplit_once('@')
-        .is_some_and(|(user, _)| user.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
+/// A password in a URL's authority, in a query, or in a flag: `//bob:hunter2@db`, `?user=u&password=hunter2`, `--password=hunter2`.
+fn has_password(text: &str) -> bool {
+    let in_authority = text.split_once("://").is_some_and(|(_, behind)| {
+        let authority = behind.split(['/', '?', '#']).next().unwrap_or_default();
+        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+        user.split_once(':').is_some_and(|(_, password)| !password.is_empty())
+    });
+    let assigned = |part: &str| {
+        part.split_once('=')
+            .is_some_and(|(name, value)| !value.is_empty() && is_secret_key(name.trim_start_matches('-')))
+    };
+    in_authority || text.split(['?', '&', ';', ' ', ',']).any(assigned)
 }

@@ -96,7 +96,9 @@ impl Ledger {
             infrastructure_retries: job.infrastructure_retries,
             cancel_requested: job.cancel_requested,
         });
+        // A job that has succeeded has moved its cursor.
         if next == NextStep::Succeed
+            && job.phase != Phase::Succeeded
             && let Some(verdict) = self.carry_cursor(tx, job, attempt, &end.ending).await?
         {
             next = NextStep::Hold { question: verdict.next_action.clone() };
@@ -106,7 +108,58 @@ impl Ledger {
             end.ending.verdict.next_action.clone_from(question);
         }
         self.close_attempt(tx, id, &end).await?;
-        self.follow(tx, job, &next, &end, attempt.ended).await
+        if attempt.ended {
+            self.correct(tx, job, id, &next, &end).await
+        } else {
+            self.follow(tx, job, &next, &end).await
+        }
+    }
+
+    /// Better evidence on an attempt that has ended already, and has no successor.
+    async fn correct(
+        &self,
+        tx: &mut Tx,
+        job: &mut JobRow,
+        id: &AttemptId,
+        next: &NextStep,
+        end: &AttemptEnd,
+    ) -> Result<(), Error> {
+        // The first evidence has decided for a retry or against one; better evidence of the same kind does not add another.
+        if matches!(next, NextStep::Retry { .. }) {
+            return Ok(());
+        }
+        let to = next.phase();
+        if job.phase != to && !may_move(Some(job.phase), to, Writer::HigherEvidence) {
+            return self.count_conflict(tx, id, "better evidence against an end that is final").await;
+        }
+        self.show_verdict(tx, job, end).await?;
+        self.move_job(tx, job, to, Writer::HigherEvidence, &reason(next, end), end.at).await
+    }
+
+    /// The first evidence of an attempt's end: the next step goes into the job's row.
+    async fn follow(&self, tx: &mut Tx, job: &mut JobRow, next: &NextStep, end: &AttemptEnd) -> Result<(), Error> {
+        self.show_verdict(tx, job, end).await?;
+        if let NextStep::Retry { after, budget } = next {
+            self.use_budget(tx, job, *budget, super::now().plus(*after)).await?;
+        }
+        let to = next.phase();
+        if job.phase == Phase::Queued && to == Phase::Succeeded {
+            // Its place was never recorded as existing, and yet it ran: the ending implies the phases before it.
+            self.move_job(tx, job, Phase::Executing, Writer::Supervisor, "implied by its ending", end.at).await?;
+        }
+        let writer = match job.phase {
+            _ if to == Phase::Rejected => Writer::Launch,
+            Phase::Queued => Writer::Reconcile,
+            _ => Writer::Fold,
+        };
+        self.move_job(tx, job, to, writer, &reason(next, end), end.at).await
+    }
+
+    async fn show_verdict(&self, tx: &mut Tx, job: &JobRow, end: &AttemptEnd) -> Result<(), Error> {
+        let query = self.sql("UPDATE jobs SET outcome = ?, verdict = ? WHERE id = ?");
+        let query = query.bind(end.ending.outcome.code().to_owned()).bind(text(&end.ending.verdict)?);
+        query.bind(job.job.id.clone()).execute(&mut **tx).await?;
+        Ok(())
     }
 
     /// Moves the definition's cursor with a success. A verdict comes back if it cannot be moved: then the load is done, but the next
@@ -157,53 +210,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes the next step into the job's row.
-    async fn follow(
-        &self,
-        tx: &mut Tx,
-        job: &mut JobRow,
-        next: &NextStep,
-        end: &AttemptEnd,
-        again: bool,
-    ) -> Result<(), Error> {
-        let statement = "UPDATE jobs SET outcome = ?, verdict = ? WHERE id = ?";
-        let query = self.sql(statement).bind(end.ending.outcome.code().to_owned()).bind(text(&end.ending.verdict)?);
-        query.bind(job.job.id.clone()).execute(&mut **tx).await?;
-        let to = match next {
-            NextStep::Succeed => Phase::Succeeded,
-            NextStep::Fail => Phase::Failed,
-            NextStep::Cancel => Phase::Cancelled,
-            NextStep::Reject => Phase::Rejected,
-            NextStep::Hold { .. } => Phase::Held,
-            // The first evidence has decided on a retry, or against one; better evidence of the same kind does not add another.
-            NextStep::Retry { .. } if again => return Ok(()),
-            NextStep::Retry { after, budget } => {
-                self.use_budget(tx, job, *budget, super::now().plus(*after)).await?;
-                Phase::Queued
-            }
-        };
-        let writer = match (again, job.phase) {
-            (true, _) => Writer::HigherEvidence,
-            (false, _) if to == Phase::Rejected => Writer::Launch,
-            (false, Phase::Queued) => Writer::Reconcile,
-            (false, _) => Writer::Fold,
-        };
-        if again && job.phase != to && !may_move(Some(job.phase), to, writer) {
-            let id = AttemptId { job: job.job.id.clone(), attempt: job.attempt };
-            return self.count_conflict(tx, &id, "better evidence against an end that is final").await;
-        }
-        let mut reason = format!("{}, by {}", end.ending.outcome.code(), end.evidence);
-        if let NextStep::Retry { after, .. } = next {
-            reason.push_str(&format!("; next attempt in {}", crate::record::span::Span(*after)));
-        }
-        if job.phase == Phase::Queued && !again && to == Phase::Succeeded {
-            // Its place was never recorded as existing, and yet it ran: the ending implies the phases before it.
-            self.move_job(tx, job, Phase::Executing, Writer::Supervisor, "implied by its ending", end.at).await?;
-            return self.move_job(tx, job, to, Writer::Fold, &reason, end.at).await;
-        }
-        self.move_job(tx, job, to, writer, &reason, end.at).await
-    }
-
     async fn use_budget(&self, tx: &mut Tx, job: &mut JobRow, budget: Budget, not_before: Millis) -> Result<(), Error> {
         match budget {
             Budget::Own => job.own_retries += 1,
@@ -228,6 +234,28 @@ impl Ledger {
             .execute(&mut **tx)
             .await?;
         Ok(())
+    }
+}
+
+impl NextStep {
+    /// Where the job goes.
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Succeed => Phase::Succeeded,
+            Self::Fail => Phase::Failed,
+            Self::Cancel => Phase::Cancelled,
+            Self::Reject => Phase::Rejected,
+            Self::Hold { .. } => Phase::Held,
+            Self::Retry { .. } => Phase::Queued,
+        }
+    }
+}
+
+fn reason(next: &NextStep, end: &AttemptEnd) -> String {
+    let reason = format!("{}, by {}", end.ending.outcome.code(), end.evidence);
+    match next {
+        NextStep::Retry { after, .. } => format!("{reason}; next attempt in {}", crate::record::span::Span(*after)),
+        _ => reason,
     }
 }
 

@@ -47,11 +47,15 @@ pub struct LiveAttempt {
 }
 
 impl Ledger {
-    /// Jobs in the queue whose time has come and that have no live attempt, best first.
+    /// Jobs in the queue whose time has come and that have no live attempt, best first. An incremental definition waits while one of its
+    /// jobs is held or waits for its next attempt: its cursor does not stand where the next run may begin.
     pub async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, Error> {
         let statement = "SELECT j.id, j.tenant, j.definition, j.priority, j.incremental, j.queued_at_ms, j.not_before_ms FROM jobs j \
                          WHERE j.phase = 'queued' AND j.not_before_ms <= ? AND j.cancel_requested_ms IS NULL AND NOT EXISTS \
-                         (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt AND a.state <> 'ended') \
+                         (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt AND a.state <> 'ended') AND NOT \
+                         (j.incremental = 1 AND EXISTS (SELECT 1 FROM jobs k WHERE k.tenant = j.tenant AND k.definition = j.definition \
+                         AND k.incremental = 1 AND k.id <> j.id AND (k.phase = 'held' OR (k.phase = 'queued' AND k.attempt > 0 AND \
+                         (j.attempt = 0 OR k.queued_at_ms < j.queued_at_ms OR (k.queued_at_ms = j.queued_at_ms AND k.id < j.id)))))) \
                          ORDER BY j.priority DESC, j.queued_at_ms, j.id LIMIT ?";
         let rows = self.sql(statement).bind(super::now().0).bind(i64::from(limit)).fetch_all(&self.pool).await?;
         rows.iter()
@@ -103,9 +107,11 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let now = super::now();
         let statement = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE job_id = ? AND attempt = ? AND state = 'launching'";
-        self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt)).execute(&mut *tx).await?;
-        // The supervisor may have been faster: then the job is executing already, or even over.
-        if let Some(mut row) = self.job_row(&mut tx, &id.job).await?
+        let query = self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt));
+        let first = query.execute(&mut *tx).await?.rows_affected() == 1;
+        // The supervisor may have been faster: then the job is executing already, or the attempt even over and the job queued again.
+        if first
+            && let Some(mut row) = self.job_row(&mut tx, &id.job).await?
             && (row.phase, row.attempt) == (Phase::Queued, id.attempt)
         {
             self.move_job(&mut tx, &mut row, Phase::SettingUp, Writer::Launch, "its place exists", now).await?;
@@ -119,20 +125,22 @@ impl Ledger {
                          FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.state <> 'ended' AND a.cluster = ? \
                          ORDER BY a.launching_at_ms, a.job_id";
         let rows = self.sql(statement).bind(cluster.to_owned()).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
-                Ok(LiveAttempt {
-                    order: Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? },
-                    phase: phase(row.try_get("phase")?)?,
-                    launching: row.try_get::<String, _>("state")? == "launching",
-                    granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
-                    executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
-                    nonce: row.try_get("nonce")?,
-                    cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
-                })
+        let attempts = rows.iter().map(|row| {
+            let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
+            Ok(LiveAttempt {
+                order: Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? },
+                phase: phase(row.try_get("phase")?)?,
+                launching: row.try_get::<String, _>("state")? == "launching",
+                granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
+                executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
+                nonce: row.try_get("nonce")?,
+                cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
             })
-            .collect()
+        });
+        // A job that a newer release wrote waits for that release; the others go on.
+        Ok(attempts
+            .filter_map(|attempt| attempt.inspect_err(|error: &Error| tracing::error!("{error}")).ok())
+            .collect())
     }
 
     /// Ended attempts whose place still holds what only the running needed.

@@ -169,22 +169,19 @@ impl Ledger {
         })
     }
 
-    /// An attempt's readings in order; of the last attempt if none is named.
+    /// An attempt's readings in order, from behind `after` (moment and number); of the last attempt if none is named.
     pub async fn heartbeats(
         &self,
         id: &str,
         attempt: Option<u32>,
-        after_ms: i64,
+        after: (i64, i64),
         limit: u32,
     ) -> Result<Vec<Heartbeat>, Error> {
-        let attempt = match attempt {
-            Some(attempt) => attempt,
-            None => self.job(id).await?.summary.attempt,
-        };
-        let statement =
-            "SELECT * FROM heartbeats WHERE job_id = ? AND attempt = ? AND at_ms > ? ORDER BY at_ms, seq LIMIT ?";
-        let query =
-            self.sql(statement).bind(id.to_owned()).bind(i64::from(attempt)).bind(after_ms).bind(i64::from(limit));
+        let last = self.job(id).await?.summary.attempt;
+        let statement = "SELECT * FROM heartbeats WHERE job_id = ? AND attempt = ? AND (at_ms > ? OR (at_ms = ? AND seq > ?)) \
+                         ORDER BY at_ms, seq LIMIT ?";
+        let query = self.sql(statement).bind(id.to_owned()).bind(i64::from(attempt.unwrap_or(last)));
+        let query = query.bind(after.0).bind(after.0).bind(after.1).bind(i64::from(limit));
         query.fetch_all(&self.pool).await?.iter().map(heartbeat).collect()
     }
 }

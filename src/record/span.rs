@@ -3,6 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr, time::Duration};
 
+/// Longer than any transfer; and so short that sums of a few never overflow a clock.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A length of time with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -19,7 +22,9 @@ impl FromStr for Span {
     type Err = BadSpan;
 
     fn from_str(text: &str) -> Result<Self, BadSpan> {
-        humantime::parse_duration(text).map(Self).map_err(|why| BadSpan { text: text.into(), why: why.to_string() })
+        let bad = |why: String| BadSpan { text: text.into(), why };
+        let span = humantime::parse_duration(text).map_err(|why| bad(why.to_string()))?;
+        if span > LONGEST { Err(bad("longer than a year".into())) } else { Ok(Self(span)) }
     }
 }
 
@@ -58,5 +63,7 @@ mod tests {
     fn says_how_to_write_it() {
         let error = "5".parse::<Span>().unwrap_err().to_string();
         assert!(error.contains("`5`") && error.contains("30s"), "{error}");
+        let error = "10000000000000000000s".parse::<Span>().unwrap_err().to_string();
+        assert!(error.contains("longer than a year"), "{error}");
     }
 }

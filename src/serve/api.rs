@@ -21,7 +21,7 @@ use std::{
 
 const PAGE: u32 = 100;
 const LONGEST_PAGE: u32 = 1000;
-const HEARTBEATS: u32 = 10_000;
+const HEARTBEATS: u32 = 5000;
 /// A piece of a log.
 const LOG_PIECE: u64 = 1024 * 1024;
 /// Where the next piece of a log begins, in bytes.
@@ -39,6 +39,8 @@ pub struct JobPage {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HeartbeatPage {
     pub heartbeats: Vec<Heartbeat>,
+    /// There are more behind the last one: ask with its `after_ms` and `after_seq`.
+    pub more: bool,
 }
 
 /// What became of a request to cancel or to retry.
@@ -77,6 +79,7 @@ struct ListQuery {
 struct HeartbeatQuery {
     attempt: Option<u32>,
     after_ms: Option<i64>,
+    after_seq: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -122,8 +125,9 @@ async fn heartbeats(
     Path(id): Path<String>,
     Query(query): Query<HeartbeatQuery>,
 ) -> Result<Json<HeartbeatPage>, Problem> {
-    let after_ms = query.after_ms.unwrap_or(i64::MIN);
-    Ok(Json(HeartbeatPage { heartbeats: service.ledger.heartbeats(&id, query.attempt, after_ms, HEARTBEATS).await? }))
+    let after = (query.after_ms.unwrap_or(i64::MIN), query.after_seq.unwrap_or(i64::MAX));
+    let heartbeats = service.ledger.heartbeats(&id, query.attempt, after, HEARTBEATS).await?;
+    Ok(Json(HeartbeatPage { more: heartbeats.len() == HEARTBEATS as usize, heartbeats }))
 }
 
 async fn logs(
@@ -167,8 +171,9 @@ fn read_piece(file: &std::path::Path, offset: u64) -> anyhow::Result<Vec<u8>> {
 async fn cancel(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
-    Json(body): Json<CancelBody>,
+    body: Option<Json<CancelBody>>,
 ) -> Result<(StatusCode, Json<Done>), Problem> {
+    let Json(body) = body.unwrap_or_default();
     let cancelled = service.ledger.cancel(&id, body.reason.as_deref().unwrap_or("cancelled on request")).await?;
     service.wake.notify_one();
     Ok(match cancelled {
@@ -183,8 +188,9 @@ async fn cancel(
 async fn retry(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
-    Json(body): Json<RetryBody>,
+    body: Option<Json<RetryBody>>,
 ) -> Result<(StatusCode, Json<Done>), Problem> {
+    let Json(body) = body.unwrap_or_default();
     let reason = body.reason.as_deref().unwrap_or("retried on request");
     let retried = service.ledger.retry(&id, body.after_attempt, reason).await?;
     service.wake.notify_one();

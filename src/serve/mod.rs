@@ -8,6 +8,8 @@
 //! ```
 
 pub mod api;
+mod guard;
+mod lock;
 pub mod settings;
 mod workers;
 
@@ -20,18 +22,11 @@ use crate::{
 use anyhow::Context as _;
 use axum::Router;
 use settings::Settings;
-use std::{
-    fs::{self, OpenOptions, TryLockError},
-    io::{Read as _, Write as _},
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
+    task::JoinSet,
 };
 
 /// Requests under way may take so long at the end.
@@ -52,8 +47,8 @@ pub struct Ready {
     dispatcher: Dispatcher,
     listener: TcpListener,
     worker_listener: Option<TcpListener>,
-    /// Held as long as we live: one control program on one folder.
-    _lock: fs::File,
+    /// Held as long as we live: one control program on one folder and one ledger file.
+    _locks: Vec<fs::File>,
     pub address: SocketAddr,
 }
 
@@ -65,7 +60,9 @@ impl Ready {
         let made =
             fs::DirBuilder::new().recursive(true).mode(0o700).create(given).and_then(|()| fs::canonicalize(given));
         let dir = made.with_context(|| format!("create {}; choose a folder that you may write to", given.display()))?;
-        let lock = take_lock(&dir.join("lock"))?;
+        let url = settings.database_url(&dir);
+        let locks = [Some(dir.join("lock")), settings::database_file(&url)].into_iter().flatten();
+        let locks = locks.map(|file| lock::take(&file)).collect::<anyhow::Result<_>>()?;
         let listener = listen(settings.listen).await?;
         let worker_listener = match settings.worker_listen {
             Some(address) => Some(listen(address).await?),
@@ -73,11 +70,12 @@ impl Ready {
         };
         let address = listener.local_addr().context("ask for our own address")?;
         let workers = worker_listener.as_ref().unwrap_or(&listener).local_addr().context("ask for our own address")?;
-        let url = settings.database_url(&dir);
-        let ledger = Ledger::open(&url, retry::next_step).await.with_context(|| format!("open the ledger {url}"))?;
+        let ledger = Ledger::open(&url, retry::next_step)
+            .await
+            .with_context(|| format!("open the ledger {}", settings::shown(&url)))?;
         let key = Arc::new(Key::load_or_create(&dir.join("key"))?);
         let wake = Arc::new(Notify::new());
-        let cluster = &settings.cluster;
+        let cluster = settings.cluster()?;
         let cluster: Arc<dyn Cluster> = Arc::new(local::Local::new(
             local::Settings {
                 name: cluster.name.clone(),
@@ -100,7 +98,7 @@ impl Ready {
         };
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let service = Arc::new(Service { ledger, key, cluster, wake, report_every_ms });
-        Ok(Self { service, dispatcher, listener, worker_listener, _lock: lock, address })
+        Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, address })
     }
 
     /// Serves until `shutdown` says so. Running transfers are left running.
@@ -111,15 +109,36 @@ impl Ready {
             Some(listener) => (people, Some((listener, workers::routes().with_state(Arc::clone(&self.service))))),
             None => (people.merge(workers::routes().with_state(Arc::clone(&self.service))), None),
         };
-        let dispatch = tokio::spawn(self.dispatcher.run(shutdown.clone()));
-        let people = tokio::spawn(serve(self.listener, people, shutdown.clone()));
+        let people = guard::loopback_only(guard::problems(people));
+        let mut stages = JoinSet::new();
+        let dispatcher = self.dispatcher;
+        let until = shutdown.clone();
+        stages.spawn(async move {
+            dispatcher.run(until).await;
+            Ok(())
+        });
+        stages.spawn(serve(self.listener, people, shutdown.clone()));
         if let Some((listener, routes)) = workers {
-            serve(listener, routes, shutdown).await?;
+            stages.spawn(serve(listener, guard::problems(routes), shutdown.clone()));
         }
-        people.await.context("serve")??;
-        dispatch.await.context("dispatch")?;
-        self.service.ledger.close().await;
-        Ok(())
+        let all = async {
+            while let Some(ended) = stages.join_next().await {
+                ended.context("a stage of the program broke down")??;
+                anyhow::ensure!(*shutdown.borrow(), "a stage of the program ended by itself");
+            }
+            self.service.ledger.close().await;
+            Ok(())
+        };
+        // At the end nobody waits for ever: what is under way is committed, or is found again at the next start.
+        let mut told = shutdown.clone();
+        let late = async {
+            let _ = told.wait_for(|stop| *stop).await;
+            tokio::time::sleep(2 * LAST_REQUESTS).await;
+        };
+        tokio::select! {
+            ended = all => ended,
+            () = late => Ok(()),
+        }
     }
 }
 
@@ -145,27 +164,4 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
             "listen on {address}; if another program has that port, stop it or choose another address with --listen"
         )
     })
-}
-
-fn take_lock(file: &Path) -> anyhow::Result<fs::File> {
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file);
-    let mut lock =
-        opened.with_context(|| format!("write {}; choose a folder that you may write to", file.display()))?;
-    match lock.try_lock() {
-        Ok(()) => {
-            lock.set_len(0)
-                .and_then(|()| write!(lock, "{}", std::process::id()))
-                .with_context(|| format!("write {}", file.display()))?;
-            Ok(lock)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            lock.read_to_string(&mut pid).with_context(|| format!("read {}", file.display()))?;
-            let folder = file.parent().unwrap_or(file).display();
-            anyhow::bail!(
-                "another sendo (pid {pid}) has the ledger in {folder}; use that one, stop it, or choose another folder"
-            );
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", file.display())),
-    }
 }

@@ -36,10 +36,11 @@ pub struct Settings {
     pub report_every: Span,
     /// How long it stays for its last report's receipt.
     pub linger: Span,
-    pub cluster: Local,
+    /// `[[cluster]]`: where attempts run.
+    pub cluster: Vec<Local>,
 }
 
-/// `[cluster]`: the one kind that this release has.
+/// A `local` cluster: the one kind that this release has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Local {
@@ -60,7 +61,7 @@ impl Default for Settings {
             heartbeat: Span(Duration::from_secs(10)),
             report_every: Span(Duration::from_secs(10)),
             linger: Span(Duration::from_secs(600)),
-            cluster: Local::default(),
+            cluster: vec![Local::default()],
         }
     }
 }
@@ -109,14 +110,23 @@ impl Settings {
         self.database_url.clone().unwrap_or_else(default)
     }
 
+    /// The one cluster that this release has.
+    pub fn cluster(&self) -> anyhow::Result<&Local> {
+        match self.cluster.as_slice() {
+            [cluster] => Ok(cluster),
+            clusters => bail!("cluster: this release runs exactly one [[cluster]]; there are {}", clusters.len()),
+        }
+    }
+
     /// What can be seen to be wrong before anything is opened.
     pub fn check(&self) -> anyhow::Result<()> {
-        for (key, address) in [("listen", Some(self.listen)), ("worker_listen", self.worker_listen)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
-                bail!(
-                    "{key}: {address} is open to the network, and this release has no authentication for people; use a loopback address and put an authenticating proxy in front"
-                );
-            }
+        self.cluster()?;
+        if !self.listen.ip().is_loopback() {
+            bail!(
+                "listen: {} is open to the network, and this release has no authentication for people; \
+                 use a loopback address and put an authenticating proxy in front",
+                self.listen
+            );
         }
         if self.max_running == 0 {
             bail!("max_running: 0 would run nothing; give at least 1");
@@ -125,5 +135,20 @@ impl Settings {
             bail!("heartbeat and report_every: at least 100ms");
         }
         Ok(())
+    }
+}
+
+/// The lock of a ledger that is a file: beside it.
+pub fn database_file(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next()?;
+    let path = Path::new(path);
+    Some(path.with_file_name(format!("{}.lock", path.file_name()?.to_str()?)))
+}
+
+/// The address without what only the database may know.
+pub fn shown(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
+        _ => url.to_owned(),
     }
 }

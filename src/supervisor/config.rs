@@ -16,7 +16,7 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 const SECRETS_DIR: &str = "/run/sendo/secrets";
 
 /// Every setting: its flag, the value's shape, and what it is for. The variable's name is the flag's, in capitals, behind `SENDO_`.
-const SETTINGS: [(&str, &str, &str); 16] = [
+const SETTINGS: [(&str, &str, &str); 17] = [
     ("job", "ID", "the job; without it this is a plain init, and only --grace applies"),
     ("attempt", "N", "the attempt, counted from 1"),
     ("ledger-url", "URL", "http:// or https:// address of the ledger"),
@@ -29,6 +29,11 @@ const SETTINGS: [(&str, &str, &str); 16] = [
     ("on-term", "finish|stop", "at SIGTERM let the transfer go on within the grace, or stop it (default finish)"),
     ("deadline", "SPAN", "how long the transfer may run (default: no limit)"),
     ("stall-after", "SPAN", "stop it after so long without output, I/O and CPU (default: never)"),
+    (
+        "fencing",
+        "patient",
+        "a granted transfer runs through any outage of the ledger; this release has nothing stricter",
+    ),
     ("termination-log", "FILE", "where the last word is left (default /dev/termination-log)"),
     ("relay", "on|off", "read the transfer's output on its way (default on with a job)"),
     (
@@ -166,6 +171,7 @@ fn job(raw: &Raw) -> Result<JobConfig, Problem> {
     if !matches!(ledger_url.scheme(), "http" | "https") || ledger_url.cannot_be_a_base() {
         return Err(wrong(raw, "ledger-url", "must begin with http:// or https://"));
     }
+    word(raw, "fencing", &[("patient", ())])?;
     let heartbeat = span(raw, "heartbeat")?.unwrap_or(HEARTBEAT);
     if heartbeat < SHORTEST_HEARTBEAT {
         return Err(wrong(raw, "heartbeat", "must be at least 100ms"));
@@ -209,7 +215,7 @@ fn word<T: Copy>(raw: &Raw, name: &'static str, words: &[(&str, T)]) -> Result<O
     let Some((_, text)) = raw.get(name) else { return Ok(None) };
     let found = words.iter().find(|(word, _)| word == text).map(|(_, value)| Some(*value));
     let allowed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
-    found.ok_or_else(|| wrong(raw, name, &format!("`{text}` is neither {}", allowed().replace(" or ", " nor "))))
+    found.ok_or_else(|| wrong(raw, name, &format!("`{text}` is not {}", allowed())))
 }
 
 fn help() -> String {

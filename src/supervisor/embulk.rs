@@ -12,6 +12,8 @@ use std::collections::HashMap;
 
 /// A JDBC load's temporary tables end like this: `orders_0000018f3c5a2b10_embulk000`.
 const TEMPORARY_TABLE: &str = "_embulk";
+/// More threads than any transfer has; the names are the transfer's to choose.
+const THREADS_LIMIT: usize = 1024;
 /// Enough names to clean up by; the rest follows the same pattern.
 const TABLES_LIMIT: usize = 16;
 
@@ -34,10 +36,12 @@ impl Lines {
             self.tasks = Some(tasks);
         } else if let Some((rows, bytes)) = loading(line) {
             let (all_rows, all_bytes) = self.loaded.unwrap_or_default();
-            self.loaded = Some((all_rows + rows, all_bytes + bytes));
+            self.loaded = Some((all_rows.saturating_add(rows), all_bytes.saturating_add(bytes)));
         } else if let Some((thread, rows)) = fetched(line) {
-            let known = self.fetched.entry(thread.to_owned()).or_default();
-            *known = rows.max(*known);
+            if self.fetched.len() < THREADS_LIMIT || self.fetched.contains_key(thread) {
+                let known = self.fetched.entry(thread.to_owned()).or_default();
+                *known = rows.max(*known);
+            }
         } else if let Some(error) = line.strip_prefix("Error: ") {
             self.error = Some(error.to_owned());
         } else if self.exception.is_none() && !line.starts_with(char::is_whitespace) && line.contains("Exception: ") {
@@ -47,7 +51,8 @@ impl Lines {
 
     /// The progress in the heartbeat's words.
     pub fn progress(&self) -> Progress {
-        let fetched = (!self.fetched.is_empty()).then(|| self.fetched.values().sum());
+        let fetched = (!self.fetched.is_empty())
+            .then(|| self.fetched.values().fold(0, |all: u64, rows| all.saturating_add(*rows)));
         Progress {
             tasks_done: self.tasks.map(|(done, _, _)| done),
             tasks_total: self.tasks.map(|(_, total, _)| total),

@@ -40,25 +40,31 @@ impl Prepared {
         let folder = work_dir.join(format!("sendo-{nonce}"));
         fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("create {}", folder.display()))?;
         prepared.folder = Some(folder.clone());
+        // Half-made, it goes again: there may be a password in it.
+        prepared.fill(&folder, config, grant, secrets_dir).inspect_err(|_| prepared.clean_up())?;
+        Ok(prepared)
+    }
+
+    fn fill(&mut self, folder: &Path, config: &Value, grant: &Grant, secrets_dir: &Path) -> anyhow::Result<()> {
         let rendered = render(config, &mut |name| {
             let value = secret(secrets_dir, name)?;
-            prepared.secrets.push(value.clone());
+            self.secrets.push(value.clone());
             Ok(value)
         })?;
         // JSON is YAML, and Embulk goes by the file's ending.
         let file = folder.join("config.yml");
         write_private(&file, &serde_json::to_vec(&rendered).context("render the configuration")?)?;
-        prepared.arguments.push(file.into());
+        self.arguments.push(file.into());
         if let Some(cursor) = &grant.cursor {
             let file = folder.join("diff.yml");
             // At the first run there is nothing to go on from, and Embulk expects no file.
             if !cursor.diff.is_empty() {
                 write_private(&file, cursor.diff.as_bytes())?;
             }
-            prepared.arguments.extend(["-c".into(), file.clone().into()]);
-            prepared.diff = Some((file, cursor.generation));
+            self.arguments.extend(["-c".into(), file.clone().into()]);
+            self.diff = Some((file, cursor.generation));
         }
-        Ok(prepared)
+        Ok(())
     }
 
     /// The cursor's file, as Embulk left it.
@@ -74,8 +80,11 @@ impl Prepared {
 
     /// The line without the job's secret values.
     pub fn redact(&self, line: &str) -> String {
-        let hidden = self.secrets.iter().filter(|secret| secret.len() >= SHORTEST_SECRET);
-        hidden.fold(line.to_owned(), |line, secret| line.replace(secret.as_str(), "***"))
+        // A secret of several lines, such as a key, is written line by line; the longest first, or its rest would stay.
+        let mut hidden: Vec<&str> = self.secrets.iter().flat_map(|secret| secret.lines()).collect();
+        hidden.retain(|line| line.len() >= SHORTEST_SECRET);
+        hidden.sort_by_key(|line| std::cmp::Reverse(line.len()));
+        hidden.into_iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***"))
     }
 
     /// Takes the private files away.

@@ -89,12 +89,14 @@ pub struct Drain {
     pub reason: Reason,
     /// TERM and INT that came from outside so far; the second is a KILL.
     pub terms: u32,
-    /// When to send TERM; `None` once it is sent.
     pub term_at: Option<Instant>,
-    /// When to send KILL; `None` once it is sent, or where a plain init has no grace.
     pub kill_at: Option<Instant>,
+    /// What we have sent for this reason: nothing, TERM, or KILL.
+    pub sent: Option<i32>,
     /// When the place must be empty.
     pub gone_by: Option<Instant>,
+    /// The transfer's own deadline goes on.
+    pub deadline: Option<Instant>,
 }
 
 /// How the transfer's process ended.
@@ -185,7 +187,12 @@ impl State {
             Self::New | Self::Done { .. } => None,
             Self::Asking { until } | Self::Lingering { until, .. } => Some(*until),
             Self::Running { deadline } => *deadline,
-            Self::Draining(drain) => drain.term_at.into_iter().chain(drain.kill_at).min(),
+            Self::Draining(drain) => {
+                let term_at = drain.term_at.filter(|_| drain.sent.is_none());
+                let kill_at = drain.kill_at.filter(|_| drain.sent != Some(SIGKILL));
+                let deadline = drain.deadline.filter(|_| drain.sent.is_none());
+                term_at.into_iter().chain(kill_at).chain(deadline).min()
+            }
             Self::Sweeping { kill_at, killed, .. } => (!killed).then_some(*kill_at),
         }
     }
@@ -243,38 +250,37 @@ fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Ve
 }
 
 fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -> (State, Vec<Action>) {
-    match event {
-        Event::Spawned if plan.job => (State::Running { deadline }, vec![Action::Report(Phase::Executing, "started")]),
-        Event::Exited(exit) => ended(exit, None, None, now),
+    let goes_on = State::Running { deadline };
+    let drain = match event {
+        Event::Spawned if plan.job => return (goes_on, vec![Action::Report(Phase::Executing, "started")]),
+        Event::Exited(exit) => return ended(exit, None, None, now),
         Event::Signal { signal, .. } if !plan.job => {
-            let drain = Drain {
-                reason: Reason::AskedToGo,
-                terms: 0,
-                term_at: None,
-                kill_at: plan.grace.map(|grace| now + grace),
-                gone_by: None,
-            };
-            let state = if signal == SIGTERM { State::Draining(drain) } else { State::Running { deadline } };
-            (state, vec![Action::Send(signal)])
+            let kill_at = plan.grace.map(|grace| now + grace);
+            let drain = Drain { kill_at, sent: Some(SIGTERM), ..Drain::for_reason(Reason::AskedToGo) };
+            let state = if signal == SIGTERM { State::Draining(drain) } else { goes_on };
+            return (state, vec![Action::Send(signal)]);
         }
-        Event::Signal { signal: SIGTERM | SIGINT, ours: true } => (State::Running { deadline }, vec![]),
-        Event::Signal { signal: SIGTERM | SIGINT, ours: false } => begin_drain(asked_to_go(plan, now), now),
-        Event::Signal { signal, .. } => (State::Running { deadline }, vec![Action::Send(signal)]),
-        Event::StopBy(gone_by) => begin_drain(leave_by(plan.on_term, gone_by, now), now),
-        Event::Told(Directive::Cancel) => begin_drain(stop_now(Reason::Cancelled, now), now),
-        Event::Told(Directive::Superseded) => begin_drain(kill_now(now), now),
-        Event::Stalled => begin_drain(stop_now(Reason::Stalled, now), now),
-        Event::Tick if deadline.is_some_and(|deadline| now >= deadline) => {
-            begin_drain(stop_now(Reason::Deadline, now), now)
-        }
-        _ => (State::Running { deadline }, vec![]),
-    }
+        Event::Signal { signal: SIGTERM | SIGINT, ours: true } => return (goes_on, vec![]),
+        Event::Signal { signal: SIGTERM | SIGINT, ours: false } => asked_to_go(plan, now),
+        Event::Signal { signal, .. } => return (goes_on, vec![Action::Send(signal)]),
+        Event::StopBy(gone_by) => leave_by(plan.on_term, gone_by, now),
+        Event::Told(Directive::Cancel) => stop_now(Reason::Cancelled, now),
+        Event::Told(Directive::Superseded) => kill_now(now),
+        Event::Stalled => stop_now(Reason::Stalled, now),
+        Event::Tick if deadline.is_some_and(|deadline| now >= deadline) => stop_now(Reason::Deadline, now),
+        _ => return (goes_on, vec![]),
+    };
+    let report = Action::Report(Phase::Stopping, drain.reason.as_str());
+    due(Drain { deadline, ..drain }, vec![report], now)
 }
 
 fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State, Vec<Action>) {
     let mut actions = vec![];
     match event {
-        Event::Exited(exit) => return ended(exit, plan.job.then_some(drain.reason), drain.gone_by, now),
+        // An end that we did not bring about has its own reason.
+        Event::Exited(exit) => {
+            return ended(exit, drain.sent.filter(|_| plan.job).and(Some(drain.reason)), drain.gone_by, now);
+        }
         Event::Signal { signal, .. } if !plan.job => actions.push(Action::Send(signal)),
         Event::Signal { signal: SIGTERM | SIGINT, ours: true } => {}
         Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
@@ -284,34 +290,48 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
             }
         }
         Event::Signal { signal, .. } => actions.push(Action::Send(signal)),
-        Event::StopBy(gone_by) if drain.gone_by.is_none_or(|known| gone_by < known) => {
-            let earlier = leave_by(plan.on_term, gone_by, now);
-            drain.term_at = drain.term_at.into_iter().chain(earlier.term_at).min().filter(|_| drain.term_at.is_some());
-            drain.kill_at = drain.kill_at.into_iter().chain(earlier.kill_at).min().filter(|_| drain.kill_at.is_some());
-            drain.gone_by = Some(gone_by);
+        Event::StopBy(gone_by) if plan.job => drain.hasten(leave_by(plan.on_term, gone_by, now)),
+        Event::Told(Directive::Cancel) if drain.reason != Reason::Superseded => {
+            drain.turn_into(stop_now(Reason::Cancelled, now))
         }
-        Event::Told(Directive::Cancel) if !matches!(drain.reason, Reason::Cancelled | Reason::Superseded) => {
-            let cancel = stop_now(Reason::Cancelled, now);
-            drain.reason = cancel.reason;
-            drain.term_at = drain.term_at.and(cancel.term_at);
-            drain.kill_at = drain.kill_at.map(|known| cancel.kill_at.map_or(known, |kill_at| known.min(kill_at)));
-        }
-        Event::Told(Directive::Superseded) if drain.reason != Reason::Superseded => {
-            drain = Drain { terms: drain.terms, gone_by: drain.gone_by, ..kill_now(now) };
+        Event::Told(Directive::Superseded) => drain.turn_into(kill_now(now)),
+        Event::Stalled if drain.sent.is_none() => drain.turn_into(stop_now(Reason::Stalled, now)),
+        Event::Tick if drain.sent.is_none() && drain.deadline.is_some_and(|deadline| now >= deadline) => {
+            drain.turn_into(stop_now(Reason::Deadline, now));
         }
         _ => {}
     }
     due(drain, actions, now)
 }
 
+impl Drain {
+    fn for_reason(reason: Reason) -> Self {
+        Self { reason, terms: 0, term_at: None, kill_at: None, sent: None, gone_by: None, deadline: None }
+    }
+
+    /// The earlier of both plans.
+    fn hasten(&mut self, other: Self) {
+        let earlier = |ours: Option<Instant>, theirs: Option<Instant>| ours.into_iter().chain(theirs).min();
+        self.term_at = earlier(self.term_at, other.term_at);
+        self.kill_at = earlier(self.kill_at, other.kill_at);
+        self.gone_by = earlier(self.gone_by, other.gone_by);
+    }
+
+    /// A stronger reason than the one so far.
+    fn turn_into(&mut self, other: Self) {
+        self.reason = other.reason;
+        self.hasten(other);
+    }
+}
+
 /// The first SIGTERM starts the clock: TERM so late that the transfer may finish, KILL before the end of the grace.
 fn asked_to_go(plan: &Plan, now: Instant) -> Drain {
-    let grace = plan.grace.or(plan.deadline);
-    let Some(grace) = grace else {
-        let term_at = (plan.on_term == OnTerm::Stop).then_some(now);
-        return Drain { reason: Reason::AskedToGo, terms: 1, term_at, kill_at: None, gone_by: None };
+    let drain = match plan.grace.or(plan.deadline) {
+        Some(grace) => leave_by(plan.on_term, now + grace, now),
+        None if plan.on_term == OnTerm::Stop => stop_now(Reason::AskedToGo, now),
+        None => Drain::for_reason(Reason::AskedToGo),
     };
-    Drain { terms: 1, ..leave_by(plan.on_term, now + grace, now) }
+    Drain { terms: 1, ..drain }
 }
 
 fn leave_by(on_term: OnTerm, gone_by: Instant, now: Instant) -> Drain {
@@ -321,36 +341,26 @@ fn leave_by(on_term: OnTerm, gone_by: Instant, now: Instant) -> Drain {
         OnTerm::Stop => now,
         OnTerm::Finish => now + kill_at.saturating_duration_since(now).saturating_sub(STOP_MARGIN.min(grace / 4)),
     };
-    Drain {
-        reason: Reason::AskedToGo,
-        terms: 0,
-        term_at: Some(term_at),
-        kill_at: Some(kill_at),
-        gone_by: Some(gone_by),
-    }
+    let drain = Drain::for_reason(Reason::AskedToGo);
+    Drain { term_at: Some(term_at), kill_at: Some(kill_at), gone_by: Some(gone_by), ..drain }
 }
 
 fn stop_now(reason: Reason, now: Instant) -> Drain {
-    Drain { reason, terms: 0, term_at: Some(now), kill_at: Some(now + STOP_MARGIN), gone_by: None }
+    Drain { term_at: Some(now), kill_at: Some(now + STOP_MARGIN), ..Drain::for_reason(reason) }
 }
 
 fn kill_now(now: Instant) -> Drain {
-    Drain { reason: Reason::Superseded, terms: 0, term_at: None, kill_at: Some(now), gone_by: None }
-}
-
-fn begin_drain(drain: Drain, now: Instant) -> (State, Vec<Action>) {
-    let report = Action::Report(Phase::Stopping, drain.reason.as_str());
-    due(drain, vec![report], now)
+    Drain { kill_at: Some(now), ..Drain::for_reason(Reason::Superseded) }
 }
 
 /// Sends what is due and not yet sent.
 fn due(mut drain: Drain, mut actions: Vec<Action>, now: Instant) -> (State, Vec<Action>) {
-    if drain.kill_at.is_some_and(|at| now >= at) {
-        drain.kill_at = None;
-        drain.term_at = None;
+    let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+    if is_due(drain.kill_at) && drain.sent != Some(SIGKILL) {
+        drain.sent = Some(SIGKILL);
         actions.push(Action::Send(SIGKILL));
-    } else if drain.term_at.is_some_and(|at| now >= at) {
-        drain.term_at = None;
+    } else if is_due(drain.term_at) && drain.sent.is_none() {
+        drain.sent = Some(SIGTERM);
         actions.push(Action::Send(SIGTERM));
     }
     (State::Draining(drain), actions)

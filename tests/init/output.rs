@@ -29,6 +29,29 @@ fn a_reader_that_went_away_does_not_kill_the_child() {
 }
 
 #[test]
+fn an_output_that_nobody_reads_does_not_make_it_deaf() {
+    // A pipe that is open and never read: full, it blocks whoever writes to it.
+    let script = "mkfifo full; sleep 600 < full & exec 9<>full; trap '' PIPE; exec \"$@\" >full 2>&1";
+    for place in BOTH {
+        let folder = env::scratch();
+        let writer = "i=0; while :; do echo $i; i=$((i+1)); done";
+        let words = under_with(&["--relay", "on"], &["sh", "-c", writer]);
+        let launch = ["env", "SENDO_LOG=trace", "sh", "-c", &format!("cd {}; {script}", folder.path().display()), "sh"];
+        let mut running = super::running::Running::start(place, &[&launch[..], &words].concat());
+        let init = running.init();
+        // The writer waits in its own pipe, so all behind it is full.
+        env::wait_for("the writer to wait", || {
+            let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
+            let waits =
+                |pid: &str| fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wchan| wchan.contains("pipe"));
+            children.split_whitespace().any(waits).then_some(())
+        });
+        env::kill(init, nix::sys::signal::Signal::SIGTERM);
+        env::wait_for("the end", || running.process.try_wait().unwrap());
+    }
+}
+
+#[test]
 fn the_relay_passes_every_byte() {
     let folder = env::scratch();
     let file = folder.path().join("binary");

@@ -39,15 +39,22 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::block_in_place};
 
 /// Added to an attempt's longest life: its token must outlive the last report.
 const TOKEN_MARGIN: Duration = Duration::from_secs(24 * 3600);
 /// What a transfer on a laptop gets of our environment; a Pod would get none of it.
 const PASSED_ON: [&str; 4] = ["HOME", "LANG", "TZ", "JAVA_HOME"];
+
+/// Marks every process of an attempt by its UID; systemd's name for the same thing (systemd.exec(5)).
+const MARK: &str = "INVOCATION_ID";
+/// Begins the name of the folder that a supervisor renders its configuration into (`supervisor::grant`).
+const RENDERED: &[u8] = b"sendo-";
+/// A secret is a password or a key, not a file system.
+const SECRET_LIMIT: u64 = 64 * 1024;
 
 /// What the local cluster is made of.
 pub struct Settings {
@@ -66,8 +73,8 @@ pub struct Settings {
 pub struct Local {
     settings: Settings,
     key: Arc<Key>,
-    /// How our own children ended; those of an earlier `sendo dev` had another parent.
-    exits: Arc<Mutex<HashMap<AttemptId, SupervisorExit>>>,
+    /// Our own children and how they ended, once they have; those of an earlier `sendo dev` had another parent.
+    exits: Arc<Mutex<HashMap<AttemptId, Option<SupervisorExit>>>>,
     /// Rung when one of our children ends.
     wake: Arc<Notify>,
 }
@@ -85,11 +92,19 @@ impl Local {
         Ok(Self { settings, key, exits: Arc::default(), wake })
     }
 
+    fn exits(&self) -> MutexGuard<'_, HashMap<AttemptId, Option<SupervisorExit>>> {
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn folder(&self, id: &AttemptId) -> PathBuf {
         self.settings.dir.join("attempts").join(format!("{}.{}", id.job, id.attempt))
     }
 
     fn launch_now(&self, order: &Order) -> Result<(), LaunchError> {
+        if order.job.image.is_some() {
+            let why = "`image`: this cluster is `local` and runs processes of this machine; leave `image` out, and give a `command` if need be";
+            return Err(LaunchError::Refused(why.into()));
+        }
         let folder = self.folder(&order.id);
         let not_now = |error: anyhow::Error| LaunchError::NotNow(format!("{error:#}"));
         let work = folder.join("work");
@@ -110,7 +125,9 @@ impl Local {
             .and_then(|()| writeln!(lock, "{boot_id}"))
             .context("write the lock file")
             .map_err(not_now)?;
-        self.spawn(order, &folder, &lock).map_err(not_now)
+        self.spawn(order, &folder, &lock).map_err(not_now)?;
+        // On the disk before the ledger says that the place exists: a power cut must not turn it into one that never was.
+        lock.sync_all().and_then(|()| File::open(&folder)?.sync_all()).context("write the lock file").map_err(not_now)
     }
 
     /// Token and secrets: what the kubelet would mount.
@@ -147,10 +164,13 @@ impl Local {
         let program = self.settings.supervisor.display();
         let mut child = command.spawn().with_context(|| format!("start {program}"))?;
         let (id, exits, wake) = (order.id.clone(), Arc::clone(&self.exits), Arc::clone(&self.wake));
+        self.exits().insert(id.clone(), None);
         tokio::spawn(async move {
             if let Ok(status) = child.wait().await {
                 let exit = status.signal().map(SupervisorExit::Signal).or(status.code().map(SupervisorExit::Code));
-                exits.lock().unwrap_or_else(PoisonError::into_inner).extend(exit.map(|exit| (id, exit)));
+                if let Some(known) = exits.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+                    *known = exit;
+                }
             }
             wake.notify_one();
         });
@@ -166,6 +186,7 @@ impl Local {
         let paths = self.settings.tools.iter().cloned().chain(std::env::split_paths(&inherited));
         env.push(("PATH".into(), std::env::join_paths(paths).unwrap_or(inherited.clone())));
         env.extend(job.env.iter().map(|(name, value)| (name.clone(), value.into())));
+        env.push((MARK.into(), order.uid.clone().into()));
         let mut set = |name: &str, value: std::ffi::OsString| env.push((format!("SENDO_{name}"), value));
         set("JOB", order.id.job.clone().into());
         set("ATTEMPT", order.id.attempt.to_string().into());
@@ -193,11 +214,16 @@ impl Local {
         }
         let Some(_held) = lock(&file)? else { return Ok(Observation::Alive) };
         let Some(identity) = Identity::read(&file)? else { return Ok(Observation::NeverExisted) };
-        // What its session still holds is not over; it is killed here, and looked at again.
-        if identity.is_alive()? || identity.kill_session()? {
+        // What still carries its mark is not over; it is killed here, and looked at again.
+        if identity.is_alive()? || process::kill_marked(&mark(&order.uid))? {
             return Ok(Observation::Alive);
         }
-        let exit = self.exits.lock().unwrap_or_else(PoisonError::into_inner).get(&order.id).copied();
+        let exit = match self.exits().get(&order.id) {
+            // Our child, and not yet waited for: in a moment we know more.
+            Some(None) => return Ok(Observation::Alive),
+            Some(Some(exit)) => Some(*exit),
+            None => None,
+        };
         let message = match fs::read(folder.join("termination-log")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).context("read the termination log");
@@ -216,8 +242,9 @@ impl Local {
             Ok(at) if at.elapsed().is_ok_and(|age| age > grace) => identity.signal(libc::SIGKILL),
             Ok(_) => Ok(()),
             Err(_) => {
-                identity.signal(libc::SIGTERM)?;
-                fs::write(&asked, "").with_context(|| format!("write {}", asked.display()))
+                // Said before it is done: if we die in between, the KILL after the grace is still to come.
+                fs::write(&asked, "").with_context(|| format!("write {}", asked.display()))?;
+                identity.signal(libc::SIGTERM)
             }
         }
     }
@@ -229,7 +256,7 @@ impl Cluster for Local {
     }
 
     fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<(), LaunchError>> {
-        Box::pin(async move { self.launch_now(order) })
+        Box::pin(async move { block_in_place(|| self.launch_now(order)) })
     }
 
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation> {
@@ -245,8 +272,13 @@ impl Cluster for Local {
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
             let folder = self.folder(id);
-            self.exits.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-            for gone in [fs::remove_dir_all(folder.join("secrets")), fs::remove_file(folder.join("token"))] {
+            self.exits().remove(id);
+            // A supervisor that was killed could not take its rendered configuration away.
+            let rendered = fs::read_dir(folder.join("work")).into_iter().flatten().flatten();
+            let rendered = rendered.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(RENDERED));
+            let mut gone: Vec<_> = rendered.map(|entry| fs::remove_dir_all(entry.path())).collect();
+            gone.extend([fs::remove_dir_all(folder.join("secrets")), fs::remove_file(folder.join("token"))]);
+            for gone in gone {
                 if let Err(error) = gone
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
@@ -260,6 +292,11 @@ impl Cluster for Local {
     fn output_file(&self, id: &AttemptId, stream: &str) -> Option<PathBuf> {
         Some(self.folder(id).join(format!("{stream}.log")))
     }
+}
+
+/// What stands in the environment of every process of the attempt.
+fn mark(uid: &str) -> String {
+    format!("{MARK}={uid}")
 }
 
 /// Takes the lock; `None` if somebody has it.
@@ -279,7 +316,13 @@ fn resolve(reference: &SecretRef) -> Result<String, String> {
         SecretRef::Env { env } => {
             std::env::var(env).map_err(|_| format!("the variable {env} is not set for `sendo`; set it and start again"))
         }
-        SecretRef::File { file } => fs::read_to_string(file).map_err(|why| format!("read {file}: {why}")),
+        SecretRef::File { file } => {
+            let found = fs::metadata(file).map_err(|why| format!("read {file}: {why}"))?;
+            if !found.is_file() || found.len() > SECRET_LIMIT {
+                return Err(format!("{file} is no ordinary file of at most {SECRET_LIMIT} bytes"));
+            }
+            fs::read_to_string(file).map_err(|why| format!("read {file}: {why}"))
+        }
         SecretRef::Kubernetes { .. } => Err("this cluster is `local`: refer to {\"env\": …} or {\"file\": …}".into()),
     }
 }

@@ -18,7 +18,6 @@ pub struct Identity {
 /// The fields of `/proc/PID/stat` that matter here.
 struct Stat {
     state: String,
-    session: i32,
     start_time: u64,
 }
 
@@ -63,28 +62,28 @@ impl Identity {
         }
         Ok(())
     }
+}
 
-    /// Kills what the dead supervisor's session still holds; says whether anything was there.
-    ///
-    /// The transfer itself dies with its supervisor (PR_SET_PDEATHSIG); its children may be left. A session's id is not given to another
-    /// process while a member lives.
-    pub fn kill_session(&self) -> anyhow::Result<bool> {
-        if self.boot_id != boot_id()? {
-            return Ok(false);
+/// Kills every process that carries the mark in its environment; says whether any was there.
+///
+/// The transfer itself dies with its supervisor (PR_SET_PDEATHSIG); its children may be left, in whatever group or session. The
+/// environment is what a process inherits from its first instruction on, and a mark is never used twice.
+pub fn kill_marked(mark: &str) -> anyhow::Result<bool> {
+    let mut found = false;
+    for entry in fs::read_dir("/proc").context("list processes")? {
+        let name = entry.context("list processes")?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // Gone, or another user's.
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
+        if !environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            continue;
         }
-        let mut found = false;
-        for entry in fs::read_dir("/proc").context("list processes")? {
-            let name = entry.context("list processes")?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let left = stat(pid)
-                .filter(|stat| stat.session == self.pid && stat.state != "Z" && stat.start_time >= self.start_time);
-            if let Some(left) = left {
-                found = true;
-                Self { boot_id: self.boot_id.clone(), pid, start_time: left.start_time }.signal(libc::SIGKILL)?;
-            }
+        if let Some(stat) = stat(pid).filter(|stat| stat.state != "Z") {
+            found = true;
+            Identity { boot_id: boot_id()?, pid, start_time: stat.start_time }.signal(libc::SIGKILL)?;
         }
-        Ok(found)
     }
+    Ok(found)
 }
 
 /// Of this boot of the kernel.
@@ -100,11 +99,7 @@ fn parse(stat: &str) -> Option<Stat> {
     // The name stands in brackets and may hold anything; the fields behind it begin with number 3.
     let (_, behind_name) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = behind_name.split_whitespace().collect();
-    Some(Stat {
-        state: (*fields.first()?).to_owned(),
-        session: fields.get(3)?.parse().ok()?,
-        start_time: fields.get(19)?.parse().ok()?,
-    })
+    Some(Stat { state: (*fields.first()?).to_owned(), start_time: fields.get(19)?.parse().ok()? })
 }
 
 /// Has the command's process [introduce] itself through the lock file's descriptor.
@@ -142,7 +137,7 @@ mod tests {
     fn reads_a_stat_line_with_a_hostile_name() {
         let line = "42 (a) S 1 2 3) R 7 42 41 0 -1 4194304 0 0 0 0 1 2 0 0 20 0 1 0 98765 0 0";
         let stat = parse(line).unwrap();
-        assert_eq!((stat.state.as_str(), stat.session, stat.start_time), ("R", 41, 98765));
+        assert_eq!((stat.state.as_str(), stat.start_time), ("R", 98765));
     }
 
     #[test]

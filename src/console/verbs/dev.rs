@@ -5,7 +5,7 @@ use crate::{
     record::span::Span,
     serve::{
         Ready,
-        settings::{LISTEN, Settings},
+        settings::{LISTEN, Local, Settings},
     },
 };
 use anyhow::Context as _;
@@ -45,8 +45,11 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         ..Settings::default()
     };
     settings.max_running = args.max_running.unwrap_or(settings.max_running);
-    settings.cluster.supervisor = args.supervisor.unwrap_or(settings.cluster.supervisor);
-    settings.cluster.tools = args.embulk.map(|dir| dir.join("bin")).or(settings.cluster.tools);
+    let mut cluster = Local::default();
+    cluster.supervisor = args.supervisor.unwrap_or(cluster.supervisor);
+    cluster.tools = args.embulk.map(|dir| dir.join("bin")).or(cluster.tools);
+    let has_tools = cluster.tools.is_some();
+    settings.cluster = vec![cluster];
     let address_file = args.dir.join(ADDRESS_FILE);
     settings.listen = args.listen.or_else(|| last_address(&address_file)).unwrap_or_else(free_address);
     let ready = Ready::new(&settings).await?;
@@ -54,7 +57,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
     // Supervisors that outlive us know this address: the next start takes it again.
     fs::write(&address_file, &address).with_context(|| format!("write {}", address_file.display()))?;
     eprintln!("sendo dev: {address}, ledger in {}", settings.state_dir.join("ledger.db").display());
-    if settings.cluster.tools.is_none() {
+    if !has_tools {
         eprintln!(
             "sendo dev: no Embulk found; name one with --embulk DIR (made by embulk/compose DIR), or give jobs a `command`"
         );

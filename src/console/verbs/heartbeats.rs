@@ -1,11 +1,8 @@
 //! `sendo heartbeats`.
 
-use crate::{
-    console::{
-        client::{Client, Common},
-        exit, format, plot,
-    },
-    serve::api::HeartbeatPage,
+use crate::console::{
+    client::{Client, Common, FROM_THE_START},
+    exit, format, plot,
 };
 
 #[derive(clap::Args)]
@@ -23,14 +20,13 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<u8> {
-    let query: Vec<_> = args.attempt.map(|attempt| ("attempt", attempt.to_string())).into_iter().collect();
-    let page: HeartbeatPage = Client::new(&args.common)?.get(&["v1", "jobs", &args.id, "heartbeats"], &query).await?;
+    let heartbeats = Client::new(&args.common)?.heartbeats(&args.id, args.attempt, FROM_THE_START).await?;
     if args.common.json {
-        format::json(&page)?;
+        format::json(&serde_json::json!({ "heartbeats": heartbeats }))?;
     } else if args.plot {
-        format::out(&plot::usage(&page.heartbeats))?;
+        format::out(&plot::usage(&heartbeats))?;
     } else {
-        let rows = page.heartbeats.iter().map(|beat| {
+        let rows = heartbeats.iter().map(|beat| {
             vec![
                 format::moment(beat.at_ms),
                 format::bytes(beat.memory_bytes()),

@@ -8,6 +8,7 @@ use crate::{
     ledger::JobView,
     record::phase::Phase,
 };
+use anyhow::Context as _;
 use std::{io::Write as _, time::Duration};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -32,7 +33,12 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<u8> {
     let client = Client::new(&args.common)?;
     let job_path = ["v1", "jobs", &args.id];
-    let job: JobView = client.get(&job_path, &[]).await?;
+    let mut job: JobView = client.get(&job_path, &[]).await?;
+    // Nothing has run yet, and it is to be followed.
+    while args.follow && job.summary.attempt < args.attempt.unwrap_or(1) && may_run(&job) {
+        tokio::time::sleep(LOOK_EVERY).await;
+        job = client.get(&job_path, &[]).await?;
+    }
     let attempt = args.attempt.unwrap_or(job.summary.attempt);
     let mut text = Vec::new();
     let mut offset = 0;
@@ -52,9 +58,12 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
             offset = next;
             if args.common.json {
                 text.extend(piece);
-            } else if std::io::stdout().write_all(&piece).is_err() {
-                // The reader went away.
-                return Ok(exit::OK);
+            } else {
+                match std::io::stdout().write_all(&piece) {
+                    // The reader went away.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(exit::OK),
+                    written => written.context("write to stdout")?,
+                }
             }
         }
         if !running {
@@ -69,7 +78,13 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
+/// Whether the attempt may still write.
 fn is_running(job: &JobView, attempt: u32) -> bool {
-    let alive = Phase::parse(&job.summary.phase).is_some_and(Phase::is_running);
-    alive && job.summary.attempt == attempt
+    let last = job.attempts.iter().find(|view| view.attempt == attempt);
+    last.is_some_and(|last| last.state != "ended")
+}
+
+/// Whether the job may have another attempt by itself.
+fn may_run(job: &JobView) -> bool {
+    Phase::parse(&job.summary.phase).is_some_and(|phase| !phase.is_ended() && phase != Phase::Held)
 }

@@ -28,6 +28,8 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn until_told(ready: Ready) -> anyhow::Result<u8> {
+    // A transfer of the same user must not read the key out of our memory, nor our environment.
+    nix::sys::prctl::set_dumpable(false).context("hide our memory")?;
     let (stop, shutdown) = watch::channel(false);
     let mut term = signal(SignalKind::terminate()).context("take SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("take SIGINT")?;

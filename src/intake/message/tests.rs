@@ -37,6 +37,7 @@ fn each_fault_names_its_field_and_the_mend() {
     refused(&body(r#", "resources": {"memory": "1 Gi"}"#), "resources.memory", "512Mi");
     refused(&body(r#", "resources": {"memory": "2Gi", "memory_max": "1Gi"}"#), "resources.memory_max", "below");
     refused(&body(r#", "deadline": "5""#), "deadline", "5h");
+    refused(&body(r#", "deadline": "10000000000000000000s""#), "deadline", "longer than a year");
     refused(&body(r#", "not_before": "tomorrow""#), "not_before", "2026-11-23T10:00:00Z");
     refused(&body(r#", "fencing": "strict""#), "fencing", "patient");
     refused(&body(r#", "env": {"SENDO_JOB": "x"}"#), "env.SENDO_JOB", "Sendo's own");
@@ -61,16 +62,28 @@ fn a_secret_in_plain_text_is_refused_with_advice_and_not_repeated() {
         (r#""key": "AKIAABCDEFGHIJKLMNOP""#, "embulk.config.out.key"),
         (r#""list": [{"api-key": "hunter2"}]"#, "embulk.config.out.list[0].api-key"),
         (r#""password": 12345"#, "embulk.config.out.password"),
+        (r#""password": "hunter2${secret:dwh}""#, "embulk.config.out.password"),
+        (r#""url": "jdbc:mysql://db/x?user=u&password=hunter2""#, "embulk.config.out.url"),
     ] {
         refused(&config(out), field, "${secret:NAME}");
         assert!(!format!("{:?}", faults(&config(out))).contains("hunter2"));
     }
     refused(&body(r#", "env": {"DB_PASSWORD": "hunter2"}"#), "env.DB_PASSWORD", "plain text");
+    refused(&body(r#", "labels": {"password": "hunter2"}"#), "labels.password", "plain text");
+    refused(r#"{"version": 1, "id": "a", "command": ["x", "--password=hunter2"]}"#, "command[1]", "visible to all");
+    refused(
+        r#"{"version": 1, "id": "a", "command": ["x", "postgresql://u:hunter2@db/x"]}"#,
+        "command[1]",
+        "visible to all",
+    );
     refused(&config(r#""password": "${secret:dwh}""#), "embulk.config.out.password", "`secrets` does not name");
     refused(&config(r#""password": "${secret:dwh""#), "embulk.config.out.password", "no closing }");
-    for harmless in
-        [r#""password": """#, r#""table": "tokens""#, r#""column_options": {"token_count": {"type": "long"}}"#]
-    {
+    for harmless in [
+        r#""password": """#,
+        r#""table": "tokens""#,
+        r#""query": "SELECT a FROM b WHERE c = 'd' AND e=1""#,
+        r#""column_options": {"token_count": {"type": "long"}}"#,
+    ] {
         assert!(check(config(harmless).as_bytes()).is_ok(), "{harmless}");
     }
 }

@@ -95,6 +95,43 @@ fn the_operators_term_and_the_cancel_directive_are_one_cancel() {
     }
 }
 
+#[test]
+fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
+    let conclude = |more: Vec<Event>| {
+        let (_, actions) =
+            play(&plan(true), [begin.clone(), more, vec![Event::Exited(Exit::Code(1)), Event::NothingLeft]].concat());
+        actions.into_iter().find(|action| matches!(action, Action::Conclude { .. }))
+    };
+    assert_eq!(conclude(vec![]), Some(Action::Conclude { exit: Exit::Code(1), reason: None }));
+    let killed = conclude(vec![term(false)]);
+    assert_eq!(killed, Some(Action::Conclude { exit: Exit::Code(1), reason: Some(Reason::AskedToGo) }));
+}
+
+#[test]
+fn a_drain_without_a_grace_can_still_be_cancelled_and_hastened() {
+    let patient = Plan { grace: None, deadline: None, ..plan(true) };
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
+    let (_, actions) = play(&patient, [begin.clone(), vec![Event::Told(Directive::Cancel)]].concat());
+    assert_eq!(actions.last(), Some(&Action::Send(SIGTERM)));
+    let (state, _) = play(&patient, [begin, vec![Event::StopBy(Instant::now() + Duration::from_secs(100))]].concat());
+    assert!(state.wake_at().is_some());
+}
+
+#[test]
+fn a_drain_does_not_outlive_the_deadline_nor_a_stall() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
+    let long_grace = Plan { grace: Some(Duration::from_secs(7200)), ..plan(true) };
+    let (state, _) = play(&long_grace, begin.clone());
+    let State::Draining(Drain { deadline: Some(deadline), .. }) = state else { panic!("{state:?}") };
+    let (state, actions) = step(&long_grace, state, Event::Tick, deadline);
+    assert_eq!(actions, [Action::Send(SIGTERM)]);
+    assert!(matches!(state, State::Draining(Drain { reason: Reason::Deadline, .. })));
+    let (state, actions) = play(&plan(true), [begin, vec![Event::Stalled]].concat());
+    assert_eq!(actions.last(), Some(&Action::Send(SIGTERM)));
+    assert!(matches!(state, State::Draining(Drain { reason: Reason::Stalled, .. })));
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let exits = prop_oneof![
         (0..256).prop_map(Exit::Code),

@@ -27,6 +27,8 @@ use tokio::sync::mpsc as notes;
 
 /// Between two tries while the ledger does not answer: doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Whatever Retry-After says: the ending must be delivered while we linger.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Whatever the ledger says: it is not to be flooded.
 const SHORTEST_REPORT: Duration = Duration::from_millis(100);
 /// The share of an interval by which it may vary, so that a fleet does not beat in step.
@@ -339,7 +341,7 @@ impl Desk {
     fn backoff(&self, retry_after: Option<Duration>) -> Duration {
         let (first, last) = BACKOFF;
         let grown = first.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));
-        jittered(grown.min(last).max(retry_after.unwrap_or_default()))
+        jittered(grown.min(last).max(retry_after.unwrap_or_default().min(LONGEST_WAIT)))
     }
 
     fn say(&self, news: News) {

@@ -1,0 +1,1 @@
+CREATE INDEX jobs_by_definition ON jobs (tenant, definition, phase)
