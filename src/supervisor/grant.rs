@@ -22,8 +22,8 @@ const CURSOR_LIMIT: u64 = 64 * 1024;
 pub struct Prepared {
     pub arguments: Vec<OsString>,
     pub env: Vec<(String, OsString)>,
-    /// To be blacked out wherever the transfer's lines are quoted.
-    secrets: Vec<String>,
+    /// Name and value; the values are blacked out wherever the transfer's lines are quoted.
+    secrets: Vec<(String, String)>,
     /// Embulk writes its next cursor there, and the generation that it started from.
     diff: Option<(PathBuf, i64)>,
     folder: Option<PathBuf>,
@@ -48,7 +48,7 @@ impl Prepared {
     fn fill(&mut self, folder: &Path, config: &Value, grant: &Grant, secrets_dir: &Path) -> anyhow::Result<()> {
         let rendered = render(config, &mut |name| {
             let value = secret(secrets_dir, name)?;
-            self.secrets.push(value.clone());
+            self.secrets.push((name.to_owned(), value.clone()));
             Ok(value)
         })?;
         // JSON is YAML, and Embulk goes by the file's ending.
@@ -75,13 +75,20 @@ impl Prepared {
             bail!("Embulk's config diff has {size} bytes; the limit is {CURSOR_LIMIT}");
         }
         let diff = fs::read_to_string(file).context("read Embulk's config diff")?;
+        let told = |value: &str| value.len() >= SHORTEST_SECRET && diff.contains(value);
+        if let Some((name, _)) = self.secrets.iter().find(|(_, value)| told(value)) {
+            bail!(
+                "Embulk's config diff holds the value of the secret `{name}`, and cursors are kept in plain text; \
+                 do not refer to a secret where the cursor comes from"
+            );
+        }
         Ok(Some(CursorMove { from_generation: *generation, diff }))
     }
 
     /// The line without the job's secret values.
     pub fn redact(&self, line: &str) -> String {
         // A secret of several lines, such as a key, is written line by line; the longest first, or its rest would stay.
-        let mut hidden: Vec<&str> = self.secrets.iter().flat_map(|secret| secret.lines()).collect();
+        let mut hidden: Vec<&str> = self.secrets.iter().flat_map(|(_, value)| value.lines()).collect();
         hidden.retain(|line| line.len() >= SHORTEST_SECRET);
         hidden.sort_by_key(|line| std::cmp::Reverse(line.len()));
         hidden.into_iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***"))
@@ -165,6 +172,9 @@ mod tests {
         let cursor = CursorMove { from_generation: 7, diff: "in: {last_record: [3]}".into() };
         assert_eq!(prepared.next_cursor().unwrap(), Some(cursor));
         assert_eq!(prepared.redact("login as s3cret"), "login as ***");
+        fs::write(file.with_file_name("diff.yml"), "in: {last_path: /data/s3cret/x}").unwrap();
+        let error = prepared.next_cursor().unwrap_err().to_string();
+        assert!(error.contains("`dwh`") && !error.contains("s3cret"), "{error}");
         prepared.clean_up();
         assert!(!file.exists());
     }
