@@ -218,18 +218,8 @@ pub fn reap() -> Reaped {
 /// Signals each child that we have: what an ended transfer left behind.
 pub fn signal_children(signal: i32) {
     let ours = nix::unistd::getpid().as_raw();
-    for pid in super::usage::tree::pids().filter(|pid| *pid > 1 && super::usage::tree::parent(*pid) == Some(ours)) {
+    for pid in super::descent::pids().filter(|pid| *pid > 1 && super::descent::parent(*pid) == Some(ours)) {
         // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
         unsafe { libc::kill(pid, signal) };
     }
-}
-
-/// Whether `pid` descends from us.
-pub fn is_descendant(pid: i32) -> bool {
-    let ours = nix::unistd::getpid().as_raw();
-    let ancestors =
-        std::iter::successors(Some(pid), |pid| super::usage::tree::parent(*pid).filter(|parent| *parent > 0));
-    // In a PID namespace of our own, who is gone already was ours too: senders from outside have no pid here.
-    let gone = super::usage::tree::parent(pid).is_none();
-    ancestors.skip(1).take(64).any(|ancestor| ancestor == ours) || (ours == 1 && gone)
 }

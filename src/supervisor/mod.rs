@@ -6,6 +6,7 @@
 
 mod child;
 pub mod config;
+mod descent;
 mod embulk;
 mod grant;
 mod outcome;
@@ -178,7 +179,7 @@ impl Supervisor {
             if arrived.signal == libc::SIGCHLD || our_own_pipe {
                 continue;
             }
-            let descends = arrived.sender.is_some_and(|sender| sender > 1 && child::is_descendant(sender));
+            let descends = arrived.sender.is_some_and(|sender| sender > 1 && descent::is_descendant(sender));
             tracing::debug!(signal = arrived.signal, sender = arrived.sender, descends, "signal");
             if descends && self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT) {
                 tracing::warn!(

@@ -3,7 +3,7 @@
 //! In a container it does. Elsewhere (the `local` cluster) a group counts only if every process in it is ours: a user session's
 //! memory is not the transfer's.
 
-use super::super::child::is_descendant;
+use super::super::descent::is_descendant;
 use crate::record::usage::Cgroup;
 use std::{
     fs,

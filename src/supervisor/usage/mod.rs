@@ -3,7 +3,7 @@
 //! Read on the reporter's thread, so that a slow disk delays no signal and no reap.
 
 mod cgroup;
-pub mod tree;
+mod tree;
 
 use super::relay::Seen;
 use crate::record::usage::{Progress, Usage};

@@ -68,16 +68,3 @@ fn reaped_cpu_seconds() -> Option<f64> {
     };
     Some(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
-
-/// Every process that `/proc` shows.
-pub fn pids() -> impl Iterator<Item = i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// The parent of `pid`: field 4 of `/proc/PID/stat`, counted behind the name, which may hold anything (proc_pid_stat(5)).
-pub fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, behind_name) = stat.rsplit_once(") ")?;
-    behind_name.split(' ').nth(1)?.parse().ok()
-}
