@@ -2,15 +2,17 @@
 //!
 //! Two programs come out of these rooms. `sendo-supervisor` is PID 1 of every worker Pod: [`record`], [`telemetry`],
 //! [`supervisor`]. `sendo` is everything else, behind the one feature `control`.
+//!
+//! What is built without that feature is PID 1, and must not panic: `make lint` checks it so.
+#![cfg_attr(
+    not(feature = "control"),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::unreachable)
+)]
 
 /// The words that both programs speak: jobs, phases, outcomes, readings, and the wire between worker and ledger. No I/O.
 pub mod record;
 
 /// Inside the Pod: launches the transfer, reaps, forwards signals, drains, reports, leaves evidence.
-#[cfg_attr(
-    not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::unreachable)
-)]
 pub mod supervisor;
 
 /// Messages and the panic hook.

@@ -123,3 +123,6 @@ impl Ledger {
 pub fn now() -> Millis {
     Millis::from_system(SystemTime::now())
 }
+
+#[cfg(test)]
+mod tests;
