@@ -8,7 +8,7 @@
 //! Embulk 0.11; the digits are English because the entrypoint pins the language.
 
 use crate::record::usage::Progress;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A JDBC load's temporary tables end like this: `orders_0000018f3c5a2b10_embulk000`.
 const TEMPORARY_TABLE: &str = "_embulk";
@@ -27,11 +27,16 @@ pub struct Lines {
     error: Option<String>,
     /// A stack trace's own line, where Embulk prints no `Error:`.
     exception: Option<String>,
+    tables: BTreeSet<String>,
 }
 
 impl Lines {
     /// Takes one line of stdout or stderr.
     pub fn see(&mut self, line: &str) {
+        if line.contains(TEMPORARY_TABLE) && self.tables.len() < TABLES_LIMIT {
+            let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            self.tables.extend(words.filter(|word| is_temporary_table(word)).map(str::to_owned));
+        }
         if let Some(tasks) = tasks(line) {
             self.tasks = Some(tasks);
         } else if let Some((rows, bytes)) = loading(line) {
@@ -61,6 +66,11 @@ impl Lines {
             bytes: self.loaded.map(|(_, bytes)| bytes),
             ..Progress::default()
         }
+    }
+
+    /// Temporary tables that the lines named: what a killed JDBC load leaves behind.
+    pub fn temporary_tables(&self) -> Vec<String> {
+        self.tables.iter().take(TABLES_LIMIT).cloned().collect()
     }
 
     /// Embulk's own word on why it failed.
@@ -96,16 +106,6 @@ fn fetched(line: &str) -> Option<(&str, u64)> {
 
 fn number(text: &str) -> Option<u64> {
     text.trim().replace(',', "").parse().ok()
-}
-
-/// Names of temporary tables in the last lines: what a killed JDBC load leaves behind.
-pub fn temporary_tables(lines: &[String]) -> Vec<String> {
-    let words = lines.iter().flat_map(|line| line.split(|c: char| !(c.is_alphanumeric() || c == '_')));
-    let mut tables: Vec<String> = words.filter(|word| is_temporary_table(word)).map(str::to_owned).collect();
-    tables.sort_unstable();
-    tables.dedup();
-    tables.truncate(TABLES_LIMIT);
-    tables
 }
 
 fn is_temporary_table(word: &str) -> bool {
@@ -161,7 +161,7 @@ mod tests {
         let lines =
             seen(&["org.embulk.exec.PartialExecutionException: java.lang.X: no", "\tat a.b", "Error: java.lang.X: no"]);
         assert_eq!(lines.error(), Some("java.lang.X: no"));
-        let last = ["CREATE TABLE \"orders_0000018f3c5a2b10_embulk000\" (id)".to_owned(), "my_embulk001".to_owned()];
-        assert_eq!(temporary_tables(&last), ["orders_0000018f3c5a2b10_embulk000"]);
+        let lines = seen(&["CREATE TABLE \"orders_0000018f3c5a2b10_embulk000\" (id)", "my_embulk001"]);
+        assert_eq!(lines.temporary_tables(), ["orders_0000018f3c5a2b10_embulk000"]);
     }
 }

@@ -323,7 +323,7 @@ impl Supervisor {
             memory_limit_bytes: group.memory_limit_bytes,
             memory_peak_bytes: group.memory_peak_bytes,
             error: error.as_deref(),
-            temporary_tables: &embulk::temporary_tables(&last_lines),
+            temporary_tables: &self.seen.temporary_tables(),
             last_lines: &last_lines,
             trouble: trouble.as_deref(),
             cursor,

@@ -40,7 +40,9 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
         seen.extend(evidence.memory_peak_bytes.map(|bytes| format!("memory peak {bytes} bytes")));
     }
     if outcome != Outcome::Succeeded {
-        seen.extend(evidence.error.map(|error| format!("the transfer said: {error}")));
+        // What it said while we ended it is no cause.
+        let error = evidence.error.filter(|_| evidence.reason.is_none());
+        seen.extend(error.map(|error| format!("the transfer said: {error}")));
         let tables = evidence.temporary_tables;
         seen.extend((!tables.is_empty()).then(|| format!("temporary tables may be left: {}", tables.join(", "))));
     }

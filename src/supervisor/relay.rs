@@ -75,6 +75,11 @@ impl Seen {
         self.lock().embulk.error().map(str::to_owned)
     }
 
+    /// Temporary tables that the transfer named.
+    pub fn temporary_tables(&self) -> Vec<String> {
+        self.lock().embulk.temporary_tables()
+    }
+
     /// The last lines, oldest first.
     pub fn last_lines(&self) -> Vec<String> {
         self.lock().last.iter().cloned().collect()
