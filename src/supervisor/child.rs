@@ -5,7 +5,7 @@
 //! that we alone may reap cannot belong to anybody else.
 #![allow(unsafe_code)] // fork and exec with a reset in between; each use argues its case
 
-use super::phase::Exit;
+use super::{phase::Exit, user::User};
 use anyhow::Context as _;
 use nix::{errno::Errno, unistd::Pid};
 use std::{
@@ -26,6 +26,8 @@ pub struct Transfer<'a> {
     pub command: &'a [OsString],
     /// More variables for it; ours (`SENDO_…`) are taken away.
     pub env: &'a [(String, OsString)],
+    /// Whom it runs as; as we do if absent.
+    pub user: Option<User>,
     /// Where its stdout and stderr go; ours if absent.
     pub output: Option<(OwnedFd, OwnedFd)>,
 }
@@ -86,8 +88,9 @@ impl Child {
         }
         let supervisor = nix::unistd::getpid();
         let has_terminal = nix::unistd::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == nix::unistd::getpgrp());
+        let user = transfer.user;
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
-        unsafe { command.pre_exec(move || prepare(supervisor, has_terminal).and_then(|()| Err(image.exec()))) };
+        unsafe { command.pre_exec(move || prepare(supervisor, has_terminal, user).and_then(|()| Err(image.exec()))) };
         let child = command.spawn()?;
         Ok(Self { pid: Pid::from_raw(i32::try_from(child.id()).map_err(std::io::Error::other)?) })
     }
@@ -178,7 +181,7 @@ impl Image {
 }
 
 /// In the child, just before exec.
-fn prepare(supervisor: Pid, has_terminal: bool) -> std::io::Result<()> {
+fn prepare(supervisor: Pid, has_terminal: bool, user: Option<User>) -> std::io::Result<()> {
     nix::sys::signal::SigSet::all().thread_block()?;
     if has_terminal {
         // The terminal goes to the transfer only if it was ours; SIGTTOU is blocked, so this cannot stop us.
@@ -188,7 +191,12 @@ fn prepare(supervisor: Pid, has_terminal: bool) -> std::io::Result<()> {
         // SAFETY: the default disposition is always valid; the numbers that may not be set give EINVAL.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    // The transfer dies with its supervisor; where that is PID 1 the kernel sees to it in any case.
+    if let Some(user) = user {
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setgid(user.gid.into())?;
+        nix::unistd::setuid(user.uid.into())?;
+    }
+    // After the change of user, which would undo it. The transfer dies with its supervisor; where that is PID 1 the kernel sees to it in any case.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     if nix::unistd::getppid() != supervisor {
         return Err(std::io::Error::from_raw_os_error(libc::ESRCH));

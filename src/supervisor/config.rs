@@ -1,5 +1,6 @@
 //! What the supervisor is told: flag, else `SENDO_…` variable, else default. All of it is checked before anything starts.
 
+use super::user::User;
 use crate::record::{job::OnTerm, span::Span, wire::AttemptId};
 use std::{
     collections::BTreeMap,
@@ -13,11 +14,12 @@ const LINGER: Duration = Duration::from_secs(600);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 const TERMINATION_LOG: &str = "/dev/termination-log";
+const PASSWD: &str = "/etc/passwd";
 const SECRETS_DIR: &str = "/run/sendo/secrets";
 
 /// Every setting: its flag, the value's shape, and what it is for. The variable's name is the flag's, in capitals, behind `SENDO_`.
-const SETTINGS: [(&str, &str, &str); 17] = [
-    ("job", "ID", "the job; without it this is a plain init, and only --grace applies"),
+const SETTINGS: [(&str, &str, &str); 18] = [
+    ("job", "ID", "the job; without it this is a plain init: --grace, --relay and --user apply"),
     ("attempt", "N", "the attempt, counted from 1"),
     ("ledger-url", "URL", "http:// or https:// address of the ledger"),
     ("token-file", "FILE", "the attempt's token, read again at each request"),
@@ -36,6 +38,7 @@ const SETTINGS: [(&str, &str, &str); 17] = [
     ),
     ("termination-log", "FILE", "where the last word is left (default /dev/termination-log)"),
     ("relay", "on|off", "read the transfer's output on its way (default on with a job)"),
+    ("user", "NAME|UID[:GID]", "whom the command runs as, where we are root (default: our own user)"),
     (
         "work-dir",
         "DIR",
@@ -69,6 +72,8 @@ pub struct Config {
     pub command: Vec<OsString>,
     pub grace: Option<Duration>,
     pub relay: bool,
+    /// `None`: the command runs as we do.
+    pub user: Option<User>,
     /// `None`: a plain init.
     pub job: Option<JobConfig>,
 }
@@ -156,6 +161,7 @@ fn check(raw: &Raw, command: Vec<OsString>) -> Result<Config, Problem> {
         command,
         grace: span(raw, "grace")?,
         relay: word(raw, "relay", &[("on", true), ("off", false)])?.unwrap_or(job.is_some()),
+        user: user(raw)?,
         job,
     })
 }
@@ -191,6 +197,20 @@ fn job(raw: &Raw) -> Result<JobConfig, Problem> {
         work_dir: path("work-dir", std::env::temp_dir()),
         secrets_dir: path("secrets-dir", SECRETS_DIR.into()),
     })
+}
+
+fn user(raw: &Raw) -> Result<Option<User>, Problem> {
+    let Some((_, text)) = raw.get("user") else { return Ok(None) };
+    let user = User::find(text, PASSWD.as_ref()).map_err(|why| wrong(raw, "user", &why.to_string()))?;
+    let ours = User { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };
+    if ours.uid != 0 && user != ours {
+        return Err(wrong(
+            raw,
+            "user",
+            &format!("only root can run a command as somebody else, and we are {}", ours.uid),
+        ));
+    }
+    Ok(Some(user).filter(|user| *user != ours))
 }
 
 fn wrong(raw: &Raw, name: &'static str, why: &str) -> Problem {

@@ -1,6 +1,7 @@
 //! From the ledger's grant to a transfer that can start: the configuration with its secrets in a private file, the cursor beside
 //! it, and the arguments and variables that point there.
 
+use super::user::User;
 use crate::record::{outcome::CursorMove, wire::Grant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -31,7 +32,13 @@ pub struct Prepared {
 
 impl Prepared {
     /// Writes the private files. The folder is ours alone (0700), the files too (0600).
-    pub fn new(grant: &Grant, nonce: &str, work_dir: &Path, secrets_dir: &Path) -> anyhow::Result<Self> {
+    pub fn new(
+        grant: &Grant,
+        nonce: &str,
+        work_dir: &Path,
+        secrets_dir: &Path,
+        user: Option<User>,
+    ) -> anyhow::Result<Self> {
         let mut prepared = Self::default();
         if let Some(bytes) = grant.memory_limit_bytes {
             prepared.env.push(("EMBULK_MEMORY_LIMIT".into(), bytes.to_string().into()));
@@ -41,7 +48,8 @@ impl Prepared {
         fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("create {}", folder.display()))?;
         prepared.folder = Some(folder.clone());
         // Half-made, it goes again: there may be a password in it.
-        prepared.fill(&folder, config, grant, secrets_dir).inspect_err(|_| prepared.clean_up())?;
+        let made = prepared.fill(&folder, config, grant, secrets_dir).and_then(|()| hand_over(&folder, user));
+        made.inspect_err(|_| prepared.clean_up())?;
         Ok(prepared)
     }
 
@@ -102,6 +110,19 @@ impl Prepared {
             tracing::warn!(folder = %folder.display(), %why, "private files stay behind");
         }
     }
+}
+
+/// What we wrote belongs to whom the transfer runs as.
+fn hand_over(folder: &Path, user: Option<User>) -> anyhow::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    let files = fs::read_dir(folder).context("list the private files")?;
+    let files =
+        files.map(|file| Ok(file?.path())).collect::<std::io::Result<Vec<_>>>().context("list the private files")?;
+    for path in files.iter().map(PathBuf::as_path).chain([folder]) {
+        let given = std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid));
+        given.with_context(|| format!("give {} to user {}", path.display(), user.uid))?;
+    }
+    Ok(())
 }
 
 /// The configuration with each `${secret:NAME}` in a text replaced by its value.
@@ -165,7 +186,7 @@ mod tests {
     fn renders_secrets_into_files_that_only_we_can_read() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("dwh"), "s3cret\n").unwrap();
-        let prepared = Prepared::new(&grant(), "n", folder.path(), folder.path()).unwrap();
+        let prepared = Prepared::new(&grant(), "n", folder.path(), folder.path(), None).unwrap();
         let file = PathBuf::from(&prepared.arguments[0]);
         assert_eq!(fs::read_to_string(&file).unwrap(), r#"{"in":{"password":"as3cretbs3cret","port":1}}"#);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -182,7 +203,7 @@ mod tests {
     #[test]
     fn a_missing_secret_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let error = format!("{:#}", Prepared::new(&grant(), "n", folder.path(), folder.path()).unwrap_err());
+        let error = format!("{:#}", Prepared::new(&grant(), "n", folder.path(), folder.path(), None).unwrap_err());
         assert!(error.contains("`dwh`") && error.contains("No such file"), "{error}");
     }
 }

@@ -16,6 +16,7 @@ mod report;
 mod signals;
 mod termination_log;
 mod usage;
+mod user;
 
 use crate::record::{Millis, outcome::Ending, wire::Grant};
 use anyhow::Context as _;
@@ -288,7 +289,7 @@ impl Supervisor {
 
     fn try_spawn(&mut self) -> anyhow::Result<Child> {
         if let (Some(job), Some(grant)) = (&self.config.job, &self.grant) {
-            self.prepared = Prepared::new(grant, &self.nonce, &job.work_dir, &job.secrets_dir)?;
+            self.prepared = Prepared::new(grant, &self.nonce, &job.work_dir, &job.secrets_dir, self.config.user)?;
         }
         let output = if self.config.relay {
             let (relay, output) = Relay::new(Arc::clone(&self.seen)).context("relay the output")?;
@@ -300,7 +301,7 @@ impl Supervisor {
         let mut command: Vec<OsString> = self.config.command.clone();
         command.extend(self.prepared.arguments.iter().cloned());
         let program = command.first().cloned().unwrap_or_default();
-        let transfer = Transfer { command: &command, env: &self.prepared.env, output };
+        let transfer = Transfer { command: &command, env: &self.prepared.env, user: self.config.user, output };
         Child::spawn(transfer).with_context(|| format!("start `{}`", program.to_string_lossy()))
     }
 

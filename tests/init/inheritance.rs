@@ -1,6 +1,6 @@
 //! What the child gets from us, and what it does not.
 
-use super::running::{BOTH, Place, program, run, signals, under};
+use super::running::{BOTH, Place, program, run, signals, under, under_with};
 use crate::env;
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -18,6 +18,22 @@ fn the_child_starts_with_a_clean_slate() {
         assert_eq!(burdened(&under(&["sh", "-c", "exit 9"])).code, 9, "{place:?}");
         assert_eq!(burdened(&under(&[program("orphans"), "5", "gone"])).code, 0, "{place:?}");
     }
+}
+
+#[test]
+fn the_child_runs_as_whom_it_is_to_run() {
+    let ids = "echo $(id -u) $(id -g) $(id -G); grep CapEff /proc/self/status";
+    for place in BOTH {
+        let by_number = run(place, &under_with(&["--user", "4711:4712"], &["sh", "-c", ids]));
+        assert_eq!(by_number.stdout().lines().next(), Some("4711 4712 4712"), "{place:?}: {}", by_number.stderr());
+        assert!(by_number.stdout().contains("CapEff:\t0000000000000000"), "{}", by_number.stdout());
+        let by_name = run(place, &under_with(&["--user", "nobody"], &["id", "-un"]));
+        assert_eq!(by_name.stdout().trim(), "nobody");
+        assert_eq!(run(place, &under_with(&["--user", "no-such-user"], &["true"])).code, 64);
+        assert_eq!(run(place, &under_with(&["--user", "nobody"], &["sh", "-c", "kill -KILL $$"])).code, 137);
+    }
+    let control = run(Place::Ordinary, &under(&["sh", "-c", ids]));
+    assert!(!control.stdout().starts_with("4711"));
 }
 
 #[test]
