@@ -8,18 +8,22 @@
 //! Embulk 0.11; the digits are English because the entrypoint pins the language.
 
 use crate::record::usage::Progress;
+use memchr::memmem::Finder;
 use std::collections::{BTreeSet, HashMap};
 
 /// A JDBC load's temporary tables end like this: `orders_0000018f3c5a2b10_embulk000`.
 const TEMPORARY_TABLE: &str = "_embulk";
 /// More threads than any transfer has; the names are the transfer's to choose.
 const THREADS_LIMIT: usize = 1024;
+/// What the first line of a Java stack trace holds.
+const EXCEPTION: &str = "Exception: ";
 /// Enough names to clean up by; the rest follows the same pattern.
 const TABLES_LIMIT: usize = 16;
 
 /// What the lines have told so far.
-#[derive(Default)]
 pub struct Lines {
+    table_mark: Finder<'static>,
+    exception_mark: Finder<'static>,
     tasks: Option<(u64, u64, u64)>,
     loaded: Option<(u64, u64)>,
     /// Rows fetched by each task's thread: each line tells the thread's total.
@@ -30,9 +34,33 @@ pub struct Lines {
     tables: BTreeSet<String>,
 }
 
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            table_mark: Finder::new(TEMPORARY_TABLE),
+            exception_mark: Finder::new(EXCEPTION),
+            tasks: None,
+            loaded: None,
+            fetched: HashMap::new(),
+            error: None,
+            exception: None,
+            tables: BTreeSet::new(),
+        }
+    }
+}
+
 impl Lines {
-    /// Takes one line of stdout or stderr.
-    pub fn see(&mut self, line: &str) {
+    /// Takes one line of stdout or stderr. A transfer may write millions of rows there: what cannot be told from its two ends, or by one
+    /// fast search, is not looked at.
+    pub fn see(&mut self, line: &[u8]) {
+        let ends = [&b"}"[..], b" bytes)", b" rows."].iter().any(|end| line.ends_with(end));
+        let exception = self.exception.is_none() && self.exception_mark.find(line).is_some();
+        if ends || exception || line.starts_with(b"Error: ") || self.table_mark.find(line).is_some() {
+            self.read(&String::from_utf8_lossy(line));
+        }
+    }
+
+    fn read(&mut self, line: &str) {
         if line.contains(TEMPORARY_TABLE) && self.tables.len() < TABLES_LIMIT {
             let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
             self.tables.extend(words.filter(|word| is_temporary_table(word)).map(str::to_owned));
@@ -49,7 +77,7 @@ impl Lines {
             }
         } else if let Some(error) = line.strip_prefix("Error: ") {
             self.error = Some(error.to_owned());
-        } else if self.exception.is_none() && !line.starts_with(char::is_whitespace) && line.contains("Exception: ") {
+        } else if self.exception.is_none() && !line.starts_with(char::is_whitespace) && line.contains(EXCEPTION) {
             self.exception = Some(line.to_owned());
         }
     }
@@ -122,7 +150,7 @@ mod tests {
 
     fn seen(lines: &[&str]) -> Lines {
         let mut all = Lines::default();
-        lines.iter().for_each(|line| all.see(line));
+        lines.iter().for_each(|line| all.see(line.as_bytes()));
         all
     }
 

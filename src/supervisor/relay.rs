@@ -12,7 +12,7 @@ use nix::{
 };
 use std::{
     collections::VecDeque,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,6 +21,8 @@ use std::{
 const CHUNK: usize = 64 * 1024;
 /// A pipe that polls as writable takes this much without blocking (pipe(7), `PIPE_BUF`).
 const NEVER_BLOCKS: usize = 4096;
+/// Passed on in one go at the most before signals and reports have their turn again.
+const CHUNKS_A_TURN: usize = 16;
 /// Longer lines are seen up to here; they pass in full.
 const LINE_LIMIT: usize = 8 * 1024;
 /// How many of the last lines travel with a failure.
@@ -39,7 +41,15 @@ struct Inner {
     lines: u64,
     bytes: u64,
     embulk: embulk::Lines,
-    last: VecDeque<String>,
+    last: VecDeque<Vec<u8>>,
+}
+
+/// Our stdout or stderr.
+enum Output {
+    /// Opened anew for us alone, so that our not waiting is nobody else's: a write takes what fits.
+    Ours(OwnedFd),
+    /// Shared with whoever gave it to us: written in pieces that never wait.
+    Shared(OwnedFd),
 }
 
 /// Both streams.
@@ -50,9 +60,10 @@ pub struct Relay {
 
 struct Stream {
     from: Option<OwnedFd>,
-    to: OwnedFd,
-    /// Read, and not yet passed on.
-    pending: Vec<u8>,
+    to: Output,
+    buffer: Box<[u8]>,
+    /// Read into the buffer up to here, passed on up to there.
+    read: usize,
     passed: usize,
     line: Vec<u8>,
     /// Our own stdout is gone; the transfer does not notice.
@@ -82,7 +93,7 @@ impl Seen {
 
     /// The last lines, oldest first.
     pub fn last_lines(&self) -> Vec<String> {
-        self.lock().last.iter().cloned().collect()
+        self.lock().last.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect()
     }
 }
 
@@ -92,9 +103,9 @@ impl Relay {
         let stream = |to: BorrowedFd<'_>| -> anyhow::Result<(Stream, OwnedFd)> {
             let (from, into) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
             nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            // A closed stdout is /dev/null by now: Rust's runtime opens it before main.
-            let to = to.try_clone_to_owned()?;
-            Ok((Stream { from: Some(from), to, pending: vec![], passed: 0, line: vec![], lost: false }, into))
+            let buffer = vec![0; CHUNK].into_boxed_slice();
+            let to = Output::open(to)?;
+            Ok((Stream { from: Some(from), to, buffer, read: 0, passed: 0, line: vec![], lost: false }, into))
         };
         let (out, out_into) = stream(std::io::stdout().as_fd())?;
         let (err, err_into) = stream(std::io::stderr().as_fd())?;
@@ -114,7 +125,15 @@ impl Relay {
     /// Passes on what can be passed on without waiting; says whether anything moved.
     pub fn turn(&mut self) -> bool {
         let seen = &self.seen;
-        self.streams.iter_mut().fold(false, |moved, stream| stream.turn(seen) | moved)
+        let mut any = false;
+        for _ in 0..CHUNKS_A_TURN {
+            let moved = self.streams.iter_mut().fold(false, |moved, stream| stream.turn(seen) | moved);
+            any |= moved;
+            if !moved {
+                break;
+            }
+        }
+        any
     }
 
     /// After the end: passes on what is still in the pipes, also if a stray process keeps them open.
@@ -139,9 +158,43 @@ impl Relay {
     }
 }
 
+impl Output {
+    fn open(given: BorrowedFd<'_>) -> anyhow::Result<Self> {
+        // A pipe or a terminal can be opened again by its name; a socket cannot, and a file would begin at its start.
+        let is_file = nix::sys::stat::fstat(given).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+        let name = format!("/proc/self/fd/{}", given.as_raw_fd());
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        match nix::fcntl::open(name.as_str(), flags, nix::sys::stat::Mode::empty()) {
+            Ok(ours) if !is_file => Ok(Self::Ours(ours)),
+            // A closed stdout is /dev/null by now: Rust's runtime opens it before main.
+            _ => Ok(Self::Shared(given.try_clone_to_owned()?)),
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Ours(fd) | Self::Shared(fd) => fd.as_fd(),
+        }
+    }
+
+    /// Writes what can be written without waiting.
+    fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        match self {
+            Self::Ours(fd) => nix::unistd::write(fd, bytes),
+            Self::Shared(fd) => {
+                let mut ready = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut ready, PollTimeout::ZERO)? {
+                    0 => Err(Errno::EAGAIN),
+                    _ => nix::unistd::write(fd, bytes.get(..NEVER_BLOCKS).unwrap_or(bytes)),
+                }
+            }
+        }
+    }
+}
+
 impl Stream {
     fn has_pending(&self) -> bool {
-        self.passed < self.pending.len()
+        self.passed < self.read
     }
 
     fn turn(&mut self, seen: &Seen) -> bool {
@@ -149,46 +202,39 @@ impl Stream {
             return self.pass_on();
         }
         let Some(from) = &self.from else { return false };
-        self.pending.resize(CHUNK, 0);
-        self.passed = 0;
-        match nix::unistd::read(from, &mut self.pending) {
+        (self.read, self.passed) = (0, 0);
+        match nix::unistd::read(from, &mut self.buffer) {
             Ok(0) => {
-                self.pending.clear();
                 self.from = None;
                 self.end_line(seen);
                 false
             }
             Ok(count) => {
-                self.pending.truncate(count);
+                self.read = count;
                 self.see(seen);
                 self.pass_on();
                 true
             }
-            Err(errno) => {
-                self.pending.clear();
-                if !matches!(errno, Errno::EAGAIN | Errno::EINTR) {
-                    self.from = None;
-                }
-                errno == Errno::EINTR
+            Err(Errno::EINTR) => true,
+            Err(Errno::EAGAIN) => false,
+            Err(_) => {
+                self.from = None;
+                false
             }
         }
     }
 
     fn pass_on(&mut self) -> bool {
+        let rest = self.buffer.get(self.passed..self.read).unwrap_or_default();
         if self.lost {
-            self.passed = self.pending.len();
+            self.passed = self.read;
             return true;
         }
-        let mut ready = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
-        if !poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
-            return false;
-        }
-        let rest = self.pending.get(self.passed..).unwrap_or_default();
-        match nix::unistd::write(&self.to, rest.get(..NEVER_BLOCKS).unwrap_or(rest)) {
+        match self.to.write(rest) {
             Ok(count) => self.passed += count,
             Err(Errno::EAGAIN | Errno::EINTR) => return false,
             // A full disk may have room again; what does not fit now is dropped, and the transfer goes on.
-            Err(Errno::ENOSPC | Errno::EDQUOT) => self.passed = self.pending.len(),
+            Err(Errno::ENOSPC | Errno::EDQUOT) => self.passed = self.read,
             Err(errno) => {
                 tracing::warn!(%errno, "our output is gone; the transfer goes on");
                 self.lost = true;
@@ -199,13 +245,17 @@ impl Stream {
 
     fn see(&mut self, seen: &Seen) {
         let mut inner = seen.lock();
-        inner.bytes = inner.bytes.saturating_add(self.pending.len() as u64);
-        let mut rest = self.pending.as_slice();
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let mut rest = self.buffer.get(..self.read).unwrap_or_default();
+        inner.bytes = inner.bytes.saturating_add(rest.len() as u64);
+        while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, behind) = rest.split_at(end);
-            keep(&mut self.line, line);
-            inner.line(&self.line);
-            self.line.clear();
+            if self.line.is_empty() {
+                inner.line(line.get(..LINE_LIMIT).unwrap_or(line));
+            } else {
+                keep(&mut self.line, line);
+                inner.line(&self.line);
+                self.line.clear();
+            }
             rest = behind.get(1..).unwrap_or_default();
         }
         keep(&mut self.line, rest);
@@ -226,12 +276,13 @@ fn keep(line: &mut Vec<u8>, more: &[u8]) {
 
 impl Inner {
     fn line(&mut self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.lines = self.lines.saturating_add(1);
-        self.embulk.see(&line);
-        if self.last.len() == LAST_LINES {
-            self.last.pop_front();
-        }
-        self.last.push_back(line);
+        self.embulk.see(line);
+        // The oldest line's memory serves the newest.
+        let mut kept = if self.last.len() == LAST_LINES { self.last.pop_front() } else { None }.unwrap_or_default();
+        kept.clear();
+        kept.extend_from_slice(line);
+        self.last.push_back(kept);
     }
 }
