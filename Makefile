@@ -8,7 +8,7 @@ SUPERVISOR := $(TARGET)/pid1/sendo-supervisor
 EMBULK := $(abspath $(TARGET))/embulk
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build build-supervisor embulk demo test lint
+.PHONY: help build build-supervisor embulk demo test bench lint
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +34,12 @@ test: ## Run every test, with real processes, a real Embulk and real databases
 	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare
 	@$(MAKE) --no-print-directory build-supervisor embulk
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
+
+bench: ## Measure the supervisor beside its peers and write docs/benchmarks.md
+	@tools/need cargo cc unshare tini dumb-init catatonit
+	@$(MAKE) --no-print-directory build-supervisor
+	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
+	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --no-default-features --bench init
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check

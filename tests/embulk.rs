@@ -184,6 +184,8 @@ fn a_transfer_succeeds_and_the_verbs_tell_what_the_ledger_holds() {
     told.iter().zip(&rows).for_each(|(told, row)| assert_told(told, row));
     let any = |names: [&str; 2]| told.iter().any(|beat| names.iter().any(|name| beat[name].as_f64() > Some(0.0)));
     assert!(any(["memory_working_set_bytes", "rss_bytes"]) && any(["cpu_seconds", "tree_cpu_seconds"]), "{told:#?}");
+    let jvm = |beat: &Value| beat["jvm_heap_used_bytes"].as_u64() > Some(0) && beat["jvm_gc_count"].is_u64();
+    assert!(told.iter().any(jvm), "{told:#?}");
     let last = told.last().unwrap();
     assert_eq!((&last["tasks_done"], &last["tasks_total"]), (&json!(FILES), &json!(FILES)));
 

@@ -114,12 +114,15 @@ impl Ledger {
         usage: &Usage,
     ) -> Result<bool, Error> {
         let statement = "INSERT INTO heartbeats (job_id, attempt, source, seq, at_ms, memory_current_bytes, memory_working_set_bytes, \
-                         memory_peak_bytes, memory_limit_bytes, oom_kills, cpu_seconds, cpu_throttled_seconds, processes, rss_bytes, \
-                         tree_cpu_seconds, disk_read_bytes, disk_written_bytes, tasks_done, tasks_total, tasks_running, transferred_rows, \
+                         memory_peak_bytes, memory_limit_bytes, oom_kills, cpu_seconds, cpu_throttled_seconds, psi_memory_seconds, \
+                         psi_cpu_seconds, psi_io_seconds, processes, rss_bytes, tree_cpu_seconds, disk_read_bytes, disk_written_bytes, \
+                         jvm_heap_used_bytes, jvm_heap_committed_bytes, jvm_heap_max_bytes, jvm_gc_count, jvm_gc_seconds, \
+                         network_received_bytes, network_sent_bytes, tasks_done, tasks_total, tasks_running, transferred_rows, \
                          transferred_bytes, output_lines, output_bytes, disk_free_bytes, silent_seconds) \
-                         SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE NOT EXISTS \
-                         (SELECT 1 FROM heartbeats WHERE job_id = ? AND attempt = ? AND source = ? AND seq = ?)";
+                         SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? \
+                         WHERE NOT EXISTS (SELECT 1 FROM heartbeats WHERE job_id = ? AND attempt = ? AND source = ? AND seq = ?)";
         let (group, tree, progress) = (&usage.cgroup, &usage.tree, &usage.progress);
+        let (jvm, network) = (&usage.jvm, &usage.network);
         let (attempt, seq) = (i64::from(id.attempt), seq(record));
         let result = self
             .sql(statement)
@@ -135,11 +138,21 @@ impl Ledger {
             .bind(count(group.oom_kills))
             .bind(group.cpu_seconds)
             .bind(group.cpu_throttled_seconds)
+            .bind(group.psi_memory_seconds)
+            .bind(group.psi_cpu_seconds)
+            .bind(group.psi_io_seconds)
             .bind(tree.processes.map(i64::from))
             .bind(count(tree.rss_bytes))
             .bind(tree.tree_cpu_seconds)
             .bind(count(tree.disk_read_bytes))
             .bind(count(tree.disk_written_bytes))
+            .bind(count(jvm.jvm_heap_used_bytes))
+            .bind(count(jvm.jvm_heap_committed_bytes))
+            .bind(count(jvm.jvm_heap_max_bytes))
+            .bind(count(jvm.jvm_gc_count))
+            .bind(jvm.jvm_gc_seconds)
+            .bind(count(network.network_received_bytes))
+            .bind(count(network.network_sent_bytes))
             .bind(count(progress.tasks_done))
             .bind(count(progress.tasks_total))
             .bind(count(progress.tasks_running))

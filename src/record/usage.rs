@@ -12,6 +12,12 @@ pub struct Usage {
     /// The transfer's process tree.
     #[serde(flatten)]
     pub tree: Tree,
+    /// The JVM in that tree, if there is one.
+    #[serde(flatten)]
+    pub jvm: Jvm,
+    /// The Pod's network.
+    #[serde(flatten)]
+    pub network: Network,
     /// What the transfer's own lines tell.
     #[serde(flatten)]
     pub progress: Progress,
@@ -23,7 +29,7 @@ pub struct Usage {
     pub silent_seconds: Option<f64>,
 }
 
-/// Source: `memory.*` and `cpu.*` of cgroup v2, `memory`, `cpu` and `cpuacct` of v1
+/// Source: `memory.*`, `cpu.*` and `io.pressure` of cgroup v2, `memory`, `cpu` and `cpuacct` of v1
 /// (<https://docs.kernel.org/admin-guide/cgroup-v2.html>).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -44,6 +50,13 @@ pub struct Cgroup {
     pub cpu_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttled_seconds: Option<f64>,
+    /// Time in which at least one thread waited for the resource (PSI, `some`); v2 alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi_memory_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi_cpu_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psi_io_seconds: Option<f64>,
 }
 
 /// Source: `/proc` by sysinfo, and `getrusage(RUSAGE_CHILDREN)` for what has ended.
@@ -61,6 +74,36 @@ pub struct Tree {
     pub disk_read_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_written_bytes: Option<u64>,
+}
+
+/// Source: the counters that HotSpot publishes in `/tmp/hsperfdata_USER/PID`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Jvm {
+    /// What objects take, garbage included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jvm_heap_used_bytes: Option<u64>,
+    /// What the JVM has taken from the system for the heap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jvm_heap_committed_bytes: Option<u64>,
+    /// `-Xmx`, or what the JVM chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jvm_heap_max_bytes: Option<u64>,
+    /// Collections, or a concurrent collector's pauses, since its start; and the time in them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jvm_gc_count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jvm_gc_seconds: Option<f64>,
+}
+
+/// Source: `/proc/net/dev`, all interfaces but the loopback.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_received_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_sent_bytes: Option<u64>,
 }
 
 /// How far the transfer is, by its own lines.

@@ -223,8 +223,21 @@ pub fn reap() -> Reaped {
     }
 }
 
-/// Signals each child that we have: what an ended transfer left behind.
+/// Whether we have any child, alive or not yet reaped.
+fn have_children() -> bool {
+    // SAFETY: an all-zero siginfo is valid; the call fills it and reaps nothing.
+    let found = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+    };
+    found == 0 || Errno::last() != Errno::ECHILD
+}
+
+/// Signals each child that we have: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
 pub fn signal_children(signal: i32) {
+    if !have_children() {
+        return;
+    }
     let ours = nix::unistd::getpid().as_raw();
     for pid in super::descent::pids().filter(|pid| *pid > 1 && super::descent::parent(*pid) == Some(ours)) {
         // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.

@@ -180,14 +180,13 @@ impl Supervisor {
             if arrived.signal == libc::SIGCHLD || our_own_pipe {
                 continue;
             }
-            let descends = arrived.sender.is_some_and(|sender| sender > 1 && descent::is_descendant(sender));
+            // Asked of /proc, so only where the answer counts.
+            let asks_to_go = self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT);
+            let sender = arrived.sender.filter(|sender| asks_to_go && *sender > 1);
+            let descends = sender.is_some_and(descent::is_descendant);
             tracing::debug!(signal = arrived.signal, sender = arrived.sender, descends, "signal");
-            if descends && self.plan.job && matches!(arrived.signal, phase::SIGTERM | phase::SIGINT) {
-                tracing::warn!(
-                    signal = arrived.signal,
-                    sender = arrived.sender,
-                    "the transfer signalled us; not obeyed"
-                );
+            if descends {
+                tracing::warn!(signal = arrived.signal, sender, "the transfer signalled us; not obeyed");
             }
             events.push_back(Event::Signal { signal: arrived.signal, ours: descends });
         }

@@ -31,6 +31,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
                 format::moment(beat.at_ms),
                 format::bytes(beat.memory_bytes()),
                 beat.cpu_time_seconds().map_or_else(|| "-".into(), |cpu| format!("{cpu:.2}s")),
+                format::bytes(beat.jvm_heap_used_bytes),
                 format::count(beat.processes),
                 format::tasks(beat),
                 format::count(beat.transferred_rows),
@@ -39,7 +40,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
             ]
         });
         format::out(&format::table(
-            &["AT", "MEMORY", "CPU TIME", "PROCESSES", "TASKS", "ROWS", "BYTES", "SILENT"],
+            &["AT", "MEMORY", "CPU TIME", "HEAP", "PROCESSES", "TASKS", "ROWS", "BYTES", "SILENT"],
             rows,
         ))?;
     }

@@ -6,7 +6,12 @@
 mod outbox;
 mod post;
 
-use super::{config::JobConfig, relay::Seen, termination_log, usage::Sampler};
+use super::{
+    config::JobConfig,
+    relay::Seen,
+    termination_log,
+    usage::{Sampler, pace},
+};
 use crate::record::{
     Millis,
     outcome::Ending,
@@ -221,16 +226,20 @@ impl Desk {
     }
 
     fn beat(&mut self, now: Instant) {
-        self.next_beat = Some(now + jittered(self.config.heartbeat));
         let Some(sampler) = &mut self.sampler else { return };
         let usage = sampler.read(now);
+        let (beat, at_once) = pace::next(&usage.cgroup, self.config.heartbeat);
+        self.next_beat = Some(now + jittered(beat));
         if let Some(silent) = usage.silent_seconds {
             self.say(News::Silent(silent));
         }
         let at = Millis::from_system(SystemTime::now());
         let seq = self.outbox.push(at, Body::Usage { usage: Box::new(usage.clone()) });
         self.leave(seq, at, Some(usage), None);
-        if self.next_ship.is_none() {
+        // A ledger that does not answer is asked again in its own time.
+        if at_once && self.failures == 0 {
+            self.next_ship = Some(now);
+        } else if self.next_ship.is_none() {
             self.next_ship = Some(now + self.report_every.saturating_sub(self.config.heartbeat));
         }
     }

@@ -72,6 +72,7 @@ fn read_v2(path: &Path) -> Cgroup {
     let current = number(&path.join("memory.current"));
     let stat = |name| keyed(&path.join("memory.stat"), name);
     let cpu = |name| keyed(&path.join("cpu.stat"), name);
+    let stalled = |name| some_total(&path.join(name)).map(|micros| seconds(micros, 1e6));
     Cgroup {
         memory_current_bytes: current,
         memory_working_set_bytes: current.map(|bytes| bytes.saturating_sub(stat("inactive_file").unwrap_or(0))),
@@ -80,6 +81,9 @@ fn read_v2(path: &Path) -> Cgroup {
         oom_kills: keyed(&path.join("memory.events"), "oom_kill"),
         cpu_seconds: cpu("usage_usec").map(|micros| seconds(micros, 1e6)),
         cpu_throttled_seconds: cpu("throttled_usec").map(|micros| seconds(micros, 1e6)),
+        psi_memory_seconds: stalled("memory.pressure"),
+        psi_cpu_seconds: stalled("cpu.pressure"),
+        psi_io_seconds: stalled("io.pressure"),
     }
 }
 
@@ -94,6 +98,7 @@ fn read_v1(memory: &Path, cpu: &Path, cpuacct: &Path) -> Cgroup {
         oom_kills: keyed(&memory.join("memory.oom_control"), "oom_kill"),
         cpu_seconds: number(&cpuacct.join("cpuacct.usage")).map(|nanos| seconds(nanos, 1e9)),
         cpu_throttled_seconds: keyed(&cpu.join("cpu.stat"), "throttled_time").map(|nanos| seconds(nanos, 1e9)),
+        ..Cgroup::default()
     }
 }
 
@@ -105,6 +110,14 @@ fn number(file: &Path) -> Option<u64> {
 fn keyed(file: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The microseconds in which somebody waited: `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`
+/// (<https://docs.kernel.org/accounting/psi.html>).
+fn some_total(file: &Path) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    some.split(' ').find_map(|field| field.strip_prefix("total=")?.parse().ok())
 }
 
 #[allow(clippy::cast_precision_loss)] // 2^53 ns are 104 days of CPU; beyond that the error is below a microsecond
@@ -135,11 +148,17 @@ mod tests {
             ("pod/memory.stat", "anon 10\ninactive_file 1000\n"),
             ("pod/memory.events", "low 0\noom 2\noom_kill 1\n"),
             ("pod/cpu.stat", "usage_usec 1500000\nthrottled_usec 0\n"),
+            (
+                "pod/memory.pressure",
+                "some avg10=1.00 avg60=0.20 avg300=0.00 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
+            ),
+            ("pod/io.pressure", "full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"),
         ]);
         let read = Group::find(root.path(), "0::/pod\n").unwrap().read();
         assert_eq!((read.memory_current_bytes, read.memory_working_set_bytes), (Some(5000), Some(4000)));
         assert_eq!((read.memory_limit_bytes, read.memory_peak_bytes), (None, None));
         assert_eq!((read.oom_kills, read.cpu_seconds, read.cpu_throttled_seconds), (Some(1), Some(1.5), Some(0.0)));
+        assert_eq!((read.psi_memory_seconds, read.psi_cpu_seconds, read.psi_io_seconds), (Some(2.5), None, None));
     }
 
     #[test]

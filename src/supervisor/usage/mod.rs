@@ -1,8 +1,13 @@
-//! What the transfer uses, read from the kernel: its control group, its process tree, the disk under its work.
+//! What the transfer uses, read from the kernel: its control group, its process tree, its network, the disk under its work; and from its
+//! JVM's own counters.
 //!
 //! Read on the reporter's thread, so that a slow disk delays no signal and no reap.
 
 mod cgroup;
+mod hsperfdata;
+mod jvm;
+mod network;
+pub mod pace;
 mod tree;
 
 use super::relay::Seen;
@@ -16,6 +21,7 @@ const IDLE_CPU_SHARE: f64 = 0.01;
 pub struct Sampler {
     cgroup: Option<cgroup::Group>,
     tree: tree::Tree,
+    jvm: jvm::Jvm,
     seen: Arc<Seen>,
     work_dir: PathBuf,
     alive: SignOfLife,
@@ -33,14 +39,18 @@ impl Sampler {
     /// `seen` is what the relay sees; `work_dir` tells which disk to watch.
     pub fn new(seen: Arc<Seen>, work_dir: PathBuf, now: Instant) -> Self {
         let alive = SignOfLife { at: now, read_at: now, cpu_seconds: 0.0, counters: (None, None, None) };
-        Self { cgroup: cgroup::Group::ours(), tree: tree::Tree::new(), seen, work_dir, alive }
+        let (cgroup, tree, jvm) = (cgroup::Group::ours(), tree::Tree::new(), jvm::Jvm::new());
+        Self { cgroup, tree, jvm, seen, work_dir, alive }
     }
 
     /// One reading.
     pub fn read(&mut self, now: Instant) -> Usage {
+        let (tree, processes) = self.tree.read();
         let mut usage = Usage {
             cgroup: self.cgroup.as_ref().map(cgroup::Group::read).unwrap_or_default(),
-            tree: self.tree.read(),
+            tree,
+            jvm: self.jvm.read(&processes),
+            network: network::read(),
             progress: self.seen.progress(),
             disk_free_bytes: free_bytes(&self.work_dir),
             silent_seconds: None,

@@ -13,24 +13,34 @@ pub struct Tree {
     disk: (u64, u64),
 }
 
+/// One of the transfer's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    /// Seconds since 1970; whole ones, as `/proc` tells the time of boot.
+    pub started: u64,
+}
+
 impl Tree {
     pub fn new() -> Self {
         Self { system: System::new().ok(), disk: (0, 0) }
     }
 
-    /// What all descendants use now. A tree without a living process has no memory to read.
-    pub fn read(&mut self) -> Reading {
+    /// What all descendants use now, and who they are, the oldest first. A tree without a living process has no memory to read.
+    pub fn read(&mut self) -> (Reading, Vec<Process>) {
         let what = ProcessRefreshKind::nothing().with_memory().with_cpu().with_disk_usage().without_tasks();
-        let Some(system) = &mut self.system else { return Reading::default() };
+        let Some(system) = &mut self.system else { return (Reading::default(), vec![]) };
         system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
         let ours = descendants(system);
         let mut reading = Reading { processes: u32::try_from(ours.len()).ok(), ..Reading::default() };
         let mut cpu_seconds = reaped_cpu_seconds();
         let mut disk = (0, 0);
+        let mut processes = vec![];
         for process in ours.iter().filter_map(|pid| system.process(*pid)) {
             reading.rss_bytes = Some(reading.rss_bytes.unwrap_or(0).saturating_add(process.memory()));
             let milliseconds = u32::try_from(process.accumulated_cpu_time()).unwrap_or(u32::MAX);
             cpu_seconds = cpu_seconds.map(|seconds| seconds + f64::from(milliseconds) / 1000.0);
+            processes.push(Process { pid: process.pid().as_u32(), started: process.start_time() });
             let io = process.disk_usage();
             disk = (disk.0 + io.total_read_bytes, disk.1 + io.total_written_bytes);
         }
@@ -38,7 +48,8 @@ impl Tree {
         reading.tree_cpu_seconds = cpu_seconds;
         reading.disk_read_bytes = Some(self.disk.0);
         reading.disk_written_bytes = Some(self.disk.1);
-        reading
+        processes.sort_unstable_by_key(|process| (process.started, process.pid));
+        (reading, processes)
     }
 }
 
