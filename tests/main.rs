@@ -11,3 +11,4 @@ mod databases;
 mod embulk;
 mod init;
 mod lifecycle;
+mod reports;

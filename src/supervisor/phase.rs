@@ -218,6 +218,11 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Instant) -> (State, Ve
             Event::Reaped if killed => {
                 (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![Action::Sweep(SIGKILL)])
             }
+            // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
+            Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
+                let gone_by = Some(gone_by.map_or(now + RESERVE, |gone_by| gone_by.min(now + RESERVE)));
+                (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![])
+            }
             Event::Told(Directive::Superseded) => {
                 (State::Sweeping { exit, reason: Some(Reason::Superseded), kill_at, killed, gone_by }, vec![])
             }

@@ -2,6 +2,7 @@
 
 pub mod databases;
 pub mod dev;
+pub mod wrong_ledger;
 
 use std::{
     path::{Path, PathBuf},

@@ -36,6 +36,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Whatever the ledger says: it is not to be flooded.
 const SHORTEST_REPORT: Duration = Duration::from_millis(100);
+/// A request that hangs when the ending comes is given up after this: less than a grace's reserve (`phase`), which is less than a
+/// request's own limit (`post`).
+const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 /// The share of an interval by which it may vary, so that a fleet does not beat in step.
 const JITTER: f64 = 0.1;
 
@@ -110,7 +113,8 @@ impl Reporter {
             report_every: config.heartbeat,
             next_beat: None,
             next_ship: None,
-            in_flight: false,
+            in_flight: None,
+            give_up_at: None,
             failures: 0,
             ended: false,
         };
@@ -157,7 +161,8 @@ struct Desk {
     report_every: Duration,
     next_beat: Option<Instant>,
     next_ship: Option<Instant>,
-    in_flight: bool,
+    in_flight: Option<tokio::task::AbortHandle>,
+    give_up_at: Option<Instant>,
     failures: u32,
     ended: bool,
 }
@@ -165,7 +170,8 @@ struct Desk {
 impl Desk {
     async fn work(mut self, mut inbox: notes::UnboundedReceiver<Message>) {
         loop {
-            let next = self.next_beat.into_iter().chain(self.next_ship.filter(|_| !self.in_flight)).min();
+            let ship = self.next_ship.filter(|_| self.in_flight.is_none());
+            let next = self.next_beat.into_iter().chain(ship).chain(self.give_up_at).min();
             let sleep = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -185,7 +191,12 @@ impl Desk {
             if self.next_beat.is_some_and(|at| now >= at) {
                 self.beat(now);
             }
-            if !self.in_flight && self.next_ship.is_some_and(|at| now >= at) {
+            if self.give_up_at.is_some_and(|at| now >= at) {
+                self.give_up_at = None;
+                // Its answer may wait in the inbox; it is as good as ever.
+                self.in_flight.take().inspect(tokio::task::AbortHandle::abort);
+            }
+            if self.in_flight.is_none() && self.next_ship.is_some_and(|at| now >= at) {
                 self.ship(now);
             }
         }
@@ -214,6 +225,7 @@ impl Desk {
                 self.ended = true;
                 self.failures = 0;
                 self.next_ship = Some(now);
+                self.give_up_at = Some(now + PATIENCE_AT_THE_END);
                 self.leave(seq, at, usage, Some(*ending));
             }
             Note::Hint(why) => {
@@ -270,19 +282,20 @@ impl Desk {
         let up_to = last.seq;
         let batch = RecordBatch { id: self.config.id.clone(), source: self.nonce.clone(), records };
         let ledger = self.ledger.clone();
-        self.in_flight = true;
         self.next_ship = Some(now + self.report_every);
-        self.answer_later(async move { Message::Records { up_to, answer: ledger.post("v1/records", &batch).await } });
+        let request = async move { Message::Records { up_to, answer: ledger.post("v1/records", &batch).await } };
+        self.in_flight = Some(self.answer_later(request));
     }
 
-    fn answer_later(&self, work: impl Future<Output = Message> + Send + 'static) {
+    fn answer_later(&self, work: impl Future<Output = Message> + Send + 'static) -> tokio::task::AbortHandle {
         let loopback = self.loopback.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let message = work.await;
             if let Some(loopback) = loopback.upgrade() {
                 let _ = loopback.send(message); // the desk is closed: nobody waits for this answer
             }
         });
+        task.abort_handle()
     }
 
     fn take_grant(&mut self, answer: Answer<GrantAnswer>) {
@@ -311,7 +324,7 @@ impl Desk {
     }
 
     fn take_receipt(&mut self, up_to: u64, answer: Answer<RecordsAnswer>) {
-        self.in_flight = false;
+        self.in_flight = None;
         let now = Instant::now();
         match answer {
             Answer::Given(answer) => {

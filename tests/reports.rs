@@ -1,0 +1,8 @@
+//! The supervisor and a ledger that is down, slow, wrong or somebody else: a granted transfer is never harmed by it, nothing runs
+//! without leave, and what must be known arrives once the ledger is well, or is left in the termination log.
+
+mod address;
+mod grants;
+mod records;
+mod told;
+mod worker;

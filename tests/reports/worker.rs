@@ -1,0 +1,117 @@
+//! The supervisor with a job and a folder of its own, as its place would start it.
+
+use crate::env::{
+    self, wait_for,
+    wrong_ledger::{Asked, KEY},
+};
+use ring::hmac;
+use sendo::record::termination::{Signed, Story};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// Says that it is ready and waits for `Worker::open`.
+pub const READY: &str = "echo ready; until [ -e gate ]; do sleep 0.05; done";
+
+/// Ends with the test, and its transfer with it.
+pub struct Worker {
+    process: Child,
+    folder: TempDir,
+}
+
+impl Worker {
+    /// `script` is the transfer; it runs in the folder.
+    pub fn start(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
+        let folder = env::scratch();
+        fs::write(folder.path().join("token"), "first\n").unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let mut command = Command::new(env::supervisor());
+        command
+            .args(["--job", "a", "--attempt", "1", "--heartbeat", "100ms", "--ledger-url", ledger, "--token-file"])
+            .arg(file("token"))
+            .arg("--termination-log")
+            .arg(file("word"))
+            .arg("--work-dir")
+            .arg(folder.path())
+            .args(["--", "sh", "-c", script])
+            .envs(more.iter().copied())
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(file("stdout")).unwrap())
+            .stderr(File::create(file("stderr")).unwrap());
+        Self { process: command.spawn().unwrap(), folder }
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What one of the files holds.
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap_or_default()
+    }
+
+    /// Waits for a line of the transfer that begins so; gives back the rest of it.
+    #[track_caller]
+    pub fn says(&self, beginning: &str) -> String {
+        wait_for(&format!("`{beginning}` on stdout"), || {
+            let said = self.text("stdout");
+            let (whole, _) = said.rsplit_once('\n')?;
+            whole.lines().find_map(|line| line.strip_prefix(beginning)).map(|rest| rest.trim().to_owned())
+        })
+    }
+
+    /// Waits for words of the supervisor's.
+    #[track_caller]
+    pub fn logs(&self, words: &str) {
+        wait_for(&format!("`{words}` on stderr"), || self.text("stderr").contains(words).then_some(()));
+    }
+
+    /// Lets a transfer go on that is [`READY`].
+    pub fn open(&self) {
+        fs::write(self.file("gate"), "").unwrap();
+    }
+
+    /// Waits for its end; gives back the exit code.
+    #[track_caller]
+    pub fn end(&mut self) -> Option<i32> {
+        wait_for("the end of the supervisor", || self.process.try_wait().unwrap()).code()
+    }
+
+    /// The last word, if it is signed with the grant's key.
+    pub fn last_word(&self) -> Option<Story> {
+        self.word_under(&KEY)
+    }
+
+    /// The last word, if it is signed with that key.
+    pub fn word_under(&self, key: &[u8]) -> Option<Story> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        Signed::believe(self.text("word").as_bytes(), |story, tag| {
+            let tag: Vec<u8> =
+                (0..tag.len() / 2).map(|at| u8::from_str_radix(&tag[2 * at..2 * at + 2], 16).unwrap()).collect();
+            hmac::verify(&key, story, &tag).is_ok()
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The ending that the ledger took.
+#[track_caller]
+pub fn ending(asked: &[Asked]) -> Value {
+    let batch = asked.iter().find(|asked| asked.taken && asked.brings("ending")).expect("no ending was taken");
+    batch.records().iter().find(|record| record["record"] == "ending").unwrap()["ending"].clone()
+}
