@@ -81,7 +81,7 @@ fn head(absent: &[&str]) -> String {
         "{}, {} × {model}, Linux {}.\n",
         output("date", &["-u", "+%Y-%m-%d"]),
         output("nproc", &[]),
-        output("uname", &["-r"])
+        output("uname", &["-r"]).split('-').next().unwrap_or_default()
     ));
     if !absent.is_empty() {
         head.push_str(&format!("Not measured, because not installed: {}.\n", absent.join(", ")));
