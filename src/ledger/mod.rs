@@ -52,6 +52,10 @@ pub enum Error {
     Newer { oldest_reader: i64, ours: i64 },
     #[error("the ledger's disk is full; nothing that was acknowledged is lost. Make room, and it goes on by itself")]
     DiskFull,
+    #[error(
+        "the ledger's tables were made by another build of Sendo (step {0} differs); use that build, or another ledger"
+    )]
+    OtherBuild(i64),
     #[error("bring the ledger's tables up to date: {0}")]
     Migrate(sqlx::migrate::MigrateError),
     #[error("the ledger's {table} hold what this release cannot read: {why}")]

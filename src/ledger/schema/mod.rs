@@ -3,7 +3,7 @@
 use super::{Error, dialect::Dialect};
 use sqlx::{
     AnyConnection, Connection as _, Executor as _,
-    migrate::{Migration, MigrationType, Migrator},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
 /// What this release can read. A migration that older releases cannot live with raises `ledger_format.oldest_reader`.
@@ -52,7 +52,10 @@ pub async fn migrate(connection: &mut AnyConnection, dialect: Dialect) -> Result
     let mut migrator = Migrator::with_migrations(steps.collect());
     // A newer release that we can still read has steps that we do not know.
     migrator.set_ignore_missing(true);
-    migrator.run_direct(None, connection, false).await.map_err(Error::Migrate)
+    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(step) => Error::OtherBuild(step),
+        other => Error::Migrate(other),
+    })
 }
 
 /// `None` in a database without our tables.
