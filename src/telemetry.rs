@@ -3,7 +3,7 @@
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     io::{self, Write},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 /// A pipe that polls as writable takes this much without blocking (pipe(7), `PIPE_BUF`).
@@ -21,17 +21,22 @@ pub fn start(program: &'static str) {
     }));
 }
 
+/// Writes a piece to a descriptor that we share, and so may not set to non-blocking; `EAGAIN` where that would have to wait.
+pub fn write_without_waiting(to: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    let mut ready = [PollFd::new(to, PollFlags::POLLOUT)];
+    match poll(&mut ready, PollTimeout::ZERO)? {
+        0 => Err(nix::errno::Errno::EAGAIN),
+        _ => nix::unistd::write(to, bytes.get(..NEVER_BLOCKS).unwrap_or(bytes)),
+    }
+}
+
 /// stderr that never makes us wait: where nobody reads it, a message is dropped, and no signal is missed for it.
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
-        let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        if poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
-            // In one call, so that lines of the two programs that share a log do not mix. Nobody could be told of a failure.
-            let _ = nix::unistd::write(stderr.as_fd(), message.get(..NEVER_BLOCKS).unwrap_or(message));
-        }
+        // In one call, so that lines of the two programs that share a log do not mix. Nobody could be told of a failure.
+        let _ = write_without_waiting(io::stderr().as_fd(), message);
         Ok(message.len())
     }
 

@@ -1,7 +1,7 @@
 //! The secret that a control program keeps over restarts: it signs the tokens of `local` attempts and derives the key of each
 //! attempt's termination message. Nothing of it is in the ledger.
 
-use crate::record::wire::AttemptId;
+use crate::record::{hexadecimal, wire::AttemptId};
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::{hmac, rand::SecureRandom as _};
@@ -87,12 +87,12 @@ impl Key {
 
     /// The key of the attempt's termination message; hexadecimal.
     pub fn of_attempt(&self, id: &AttemptId, nonce: &str) -> String {
-        hexadecimal(&self.derive(&format!("termination\n{}\n{}\n{nonce}", id.job, id.attempt)))
+        hexadecimal(&self.derive_for_attempt(id, nonce))
     }
 
     /// Whether `tag` is the attempt's signature of `story`.
     pub fn signed(&self, id: &AttemptId, nonce: &str, story: &[u8], tag: &str) -> bool {
-        let key = self.derive(&format!("termination\n{}\n{}\n{nonce}", id.job, id.attempt));
+        let key = self.derive_for_attempt(id, nonce);
         let expected = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), story);
         // Compared as hexadecimal texts under a key of this moment, so that time tells nothing.
         let blind = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
@@ -100,13 +100,13 @@ impl Key {
             .is_ok()
     }
 
+    fn derive_for_attempt(&self, id: &AttemptId, nonce: &str) -> Vec<u8> {
+        self.derive(&format!("termination\n{}\n{}\n{nonce}", id.job, id.attempt))
+    }
+
     fn derive(&self, purpose: &str) -> Vec<u8> {
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.secret), purpose.as_bytes()).as_ref().to_vec()
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -87,9 +87,13 @@ pub fn verdict(job: &JobView) -> Option<String> {
     if job.summary.phase == Phase::Succeeded.as_str() {
         return None;
     }
-    let mut words =
-        format!("{} ({:?}): {}\n", verdict.code, verdict.confidence, verdict.summary).replace("(Certain)", "(certain)");
-    words = words.replace("(Likely)", "(likely)").replace("(Unknown)", "(unknown)");
+    let mut words = format!(
+        "{} ({}): {}
+",
+        verdict.code,
+        verdict.confidence.as_str(),
+        verdict.summary
+    );
     verdict.evidence.iter().for_each(|evidence| words.push_str(&format!("  - {evidence}\n")));
     if !verdict.next_action.is_empty() {
         words.push_str(&format!("  next: {}\n", verdict.next_action));
@@ -107,15 +111,15 @@ fn bar() -> ProgressBar {
 fn show_beat(bar: Option<&ProgressBar>, say: &impl Fn(String), beat: &Heartbeat) {
     let mut words = format!("memory {}", format::bytes(beat.memory_bytes()));
     words.push_str(&beat.cpu_time_seconds().map(|cpu| format!(", CPU {cpu:.2}s")).unwrap_or_default());
-    words.push_str(
-        &beat.transferred_rows.map(|rows| format!(", {} rows", format::count(Some(rows)))).unwrap_or_default(),
-    );
-    words
-        .push_str(&beat.transferred_bytes.map(|bytes| format!(", {}", format::bytes(Some(bytes)))).unwrap_or_default());
+    if beat.transferred_rows.is_some() {
+        words.push_str(&format!(", {} rows", format::count(beat.transferred_rows)));
+    }
+    if beat.transferred_bytes.is_some() {
+        words.push_str(&format!(", {}", format::bytes(beat.transferred_bytes)));
+    }
     words.push_str(&beat.tasks_total.map(|_| format!(", {} tasks done", format::tasks(beat))).unwrap_or_default());
     let Some(bar) = bar else { return say(format!("{}  reading    {words}", format::moment(beat.at_ms))) };
-    let natural = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
-    bar.set_length(natural(beat.tasks_total).unwrap_or(1).max(1));
-    bar.set_position(natural(beat.tasks_done).unwrap_or(0));
+    bar.set_length(format::natural(beat.tasks_total).unwrap_or(1).max(1));
+    bar.set_position(format::natural(beat.tasks_done).unwrap_or(0));
     bar.set_message(words);
 }

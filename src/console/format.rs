@@ -19,23 +19,19 @@ pub fn span(ms: i64) -> String {
     }
 }
 
-/// `512.0 MiB`; a dash where nothing is known.
-pub fn bytes(bytes: Option<i64>) -> String {
-    indicatif_bytes(bytes).unwrap_or_else(|| "-".into())
+/// A count of a signed column as what it is.
+pub fn natural(count: Option<i64>) -> Option<u64> {
+    count.and_then(|count| u64::try_from(count).ok())
 }
 
-fn indicatif_bytes(bytes: Option<i64>) -> Option<String> {
-    Some(indicatif::BinaryBytes(u64::try_from(bytes?).ok()?).to_string())
+/// `512.00 MiB`; a dash where nothing is known.
+pub fn bytes(bytes: Option<i64>) -> String {
+    natural(bytes).map_or_else(|| "-".into(), |bytes| indicatif::BinaryBytes(bytes).to_string())
 }
 
 /// A count, or a dash.
 pub fn count(count: Option<i64>) -> String {
-    count.map_or_else(
-        || "-".into(),
-        |count| {
-            u64::try_from(count).map_or_else(|_| count.to_string(), |count| indicatif::HumanCount(count).to_string())
-        },
-    )
+    natural(count).map_or_else(|| "-".into(), |count| indicatif::HumanCount(count).to_string())
 }
 
 /// `1 of 4`, or a dash.

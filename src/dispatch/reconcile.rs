@@ -83,9 +83,8 @@ impl Dispatcher {
         message: &[u8],
     ) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
-        let fresh = self.ledger.live_attempts(self.cluster.name()).await?;
-        let Some(attempt) = fresh.iter().find(|fresh| fresh.order.id == attempt.order.id) else { return Ok(()) };
-        let story = self.believed(attempt, message);
+        let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
+        let story = self.believed(&attempt, message);
         let remains =
             proof::Remains { granted: attempt.granted, executing: attempt.executing, exit, story, now: ledger::now() };
         self.ledger.end_attempt(&attempt.order.id, proof::end(remains)).await

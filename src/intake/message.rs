@@ -1,7 +1,10 @@
 //! From bytes to a job that may run: every fault is named by its field, with the way to mend it. Pure.
 
 use super::plaintext;
-use crate::record::job::{Fencing, Job, WIRE_VERSION};
+use crate::record::{
+    hexadecimal,
+    job::{Fencing, Job, WIRE_VERSION},
+};
 use serde_json::Value;
 use std::fmt;
 
@@ -270,8 +273,7 @@ fn content_digest(mut value: Value) -> String {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The supervisors' records: each kept once, folded in order, answered with what the attempt is to do.
 
-use super::{AttemptEnd, Error, Ledger, Tx, rows::JobRow};
+use super::{AttemptEnd, Error, Ledger, Statement, Tx, rows::JobRow};
 use crate::record::{
     outcome::Evidence,
     phase::{Phase, Writer, may_move},
@@ -25,7 +25,8 @@ impl Ledger {
         for record in &batch.records {
             if self.keep(&mut tx, &batch.id, &batch.source, record).await? {
                 fresh = true;
-                if bound {
+                // Readings are the most by far, and fold into nothing.
+                if bound && !matches!(record.body, Body::Usage { .. }) {
                     self.fold(&mut tx, &mut job, &batch.id, record).await?;
                 }
             }
@@ -96,10 +97,8 @@ impl Ledger {
                 let body = body.map_err(|why| Error::Unreadable { table: "records", why: why.to_string() })?;
                 let statement = "INSERT INTO records (job_id, attempt, source, seq, at_ms, recorded_at_ms, body) SELECT ?, ?, ?, ?, ?, ?, ? \
                                  WHERE NOT EXISTS (SELECT 1 FROM records WHERE job_id = ? AND attempt = ? AND source = ? AND seq = ?)";
-                let (attempt, seq) = (i64::from(id.attempt), seq(record));
-                let query = self.sql(statement).bind(id.job.clone()).bind(attempt).bind(source.to_owned()).bind(seq);
-                let query = query.bind(record.at.0).bind(super::now().0).bind(body);
-                let query = query.bind(id.job.clone()).bind(attempt).bind(source.to_owned()).bind(seq);
+                let query = bind_name(self.sql(statement), id, source, record);
+                let query = bind_name(query.bind(record.at.0).bind(super::now().0).bind(body), id, source, record);
                 Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
             }
         }
@@ -123,13 +122,7 @@ impl Ledger {
                          WHERE NOT EXISTS (SELECT 1 FROM heartbeats WHERE job_id = ? AND attempt = ? AND source = ? AND seq = ?)";
         let (group, tree, progress) = (&usage.cgroup, &usage.tree, &usage.progress);
         let (jvm, network) = (&usage.jvm, &usage.network);
-        let (attempt, seq) = (i64::from(id.attempt), seq(record));
-        let result = self
-            .sql(statement)
-            .bind(id.job.clone())
-            .bind(attempt)
-            .bind(source.to_owned())
-            .bind(seq)
+        let query = bind_name(self.sql(statement), id, source, record)
             .bind(record.at.0)
             .bind(count(group.memory_current_bytes))
             .bind(count(group.memory_working_set_bytes))
@@ -161,19 +154,15 @@ impl Ledger {
             .bind(count(progress.output_lines))
             .bind(count(progress.output_bytes))
             .bind(count(usage.disk_free_bytes))
-            .bind(usage.silent_seconds)
-            .bind(id.job.clone())
-            .bind(attempt)
-            .bind(source.to_owned())
-            .bind(seq)
-            .execute(&mut **tx)
-            .await?;
-        Ok(result.rows_affected() == 1)
+            .bind(usage.silent_seconds);
+        Ok(bind_name(query, id, source, record).execute(&mut **tx).await?.rows_affected() == 1)
     }
 }
 
-fn seq(record: &Record) -> i64 {
-    i64::try_from(record.seq).unwrap_or(i64::MAX)
+/// What names a record for ever, in the order of the tables' keys.
+fn bind_name<'q>(query: Statement<'q>, id: &AttemptId, source: &str, record: &Record) -> Statement<'q> {
+    let seq = i64::try_from(record.seq).unwrap_or(i64::MAX);
+    query.bind(id.job.clone()).bind(i64::from(id.attempt)).bind(source.to_owned()).bind(seq)
 }
 
 /// A count in a signed column; more than that is more than any machine has.

@@ -10,7 +10,7 @@ use crate::record::{
     phase::{Phase, Writer},
     wire::AttemptId,
 };
-use sqlx::Row as _;
+use sqlx::{Row as _, any::AnyRow};
 
 /// A job that waits for admission.
 #[derive(Debug, Clone)]
@@ -44,6 +44,17 @@ pub struct LiveAttempt {
     pub executing: bool,
     pub nonce: Option<String>,
     pub cancel_requested: Option<Millis>,
+}
+
+/// Attempts with their jobs.
+macro_rules! attempts_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, j.spec, j.phase, ",
+            "j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
+            $condition
+        )
+    };
 }
 
 impl Ledger {
@@ -121,39 +132,22 @@ impl Ledger {
 
     /// Every attempt on the cluster that has not ended.
     pub async fn live_attempts(&self, cluster: &str) -> Result<Vec<LiveAttempt>, Error> {
-        let statement = "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, j.spec, j.phase, j.cancel_requested_ms \
-                         FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE a.state <> 'ended' AND a.cluster = ? \
-                         ORDER BY a.launching_at_ms, a.job_id";
-        let rows = self.sql(statement).bind(cluster.to_owned()).fetch_all(&self.pool).await?;
-        let attempts = rows.iter().map(|row| {
-            let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
-            Ok(LiveAttempt {
-                order: Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? },
-                phase: phase(row.try_get("phase")?)?,
-                launching: row.try_get::<String, _>("state")? == "launching",
-                granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
-                executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
-                nonce: row.try_get("nonce")?,
-                cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
-            })
-        });
-        // A job that a newer release wrote waits for that release; the others go on.
-        Ok(attempts
-            .filter_map(|attempt| attempt.inspect_err(|error: &Error| tracing::error!("{error}")).ok())
-            .collect())
+        let query =
+            self.sql(attempts_where!("a.state <> 'ended' AND a.cluster = ? ORDER BY a.launching_at_ms, a.job_id"));
+        Ok(readable(&query.bind(cluster.to_owned()).fetch_all(&self.pool).await?, live_attempt))
+    }
+
+    /// One attempt as it stands now, if it has not ended.
+    pub async fn live_attempt(&self, id: &AttemptId) -> Result<Option<LiveAttempt>, Error> {
+        let query = self.sql(attempts_where!("a.state <> 'ended' AND a.job_id = ? AND a.attempt = ?"));
+        let query = query.bind(id.job.clone()).bind(i64::from(id.attempt));
+        query.fetch_optional(&self.pool).await?.as_ref().map(live_attempt).transpose()
     }
 
     /// Ended attempts whose place still holds what only the running needed.
     pub async fn unreleased(&self, cluster: &str) -> Result<Vec<Order>, Error> {
-        let statement = "SELECT a.job_id, a.attempt, a.uid, j.spec FROM attempts a JOIN jobs j ON j.id = a.job_id \
-                         WHERE a.state = 'ended' AND a.released_at_ms IS NULL AND a.cluster = ?";
-        let rows = self.sql(statement).bind(cluster.to_owned()).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
-                Ok(Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? })
-            })
-            .collect()
+        let query = self.sql(attempts_where!("a.state = 'ended' AND a.released_at_ms IS NULL AND a.cluster = ?"));
+        Ok(readable(&query.bind(cluster.to_owned()).fetch_all(&self.pool).await?, order))
     }
 
     /// The place of an ended attempt holds nothing any more.
@@ -163,4 +157,26 @@ impl Ledger {
         query.bind(id.job.clone()).bind(i64::from(id.attempt)).execute(&self.pool).await?;
         Ok(())
     }
+}
+
+/// A job that a newer release wrote waits for that release; the others go on.
+fn readable<T>(rows: &[AnyRow], read: fn(&AnyRow) -> Result<T, Error>) -> Vec<T> {
+    rows.iter().filter_map(|row| read(row).inspect_err(|error| tracing::error!("{error}")).ok()).collect()
+}
+
+fn order(row: &AnyRow) -> Result<Order, Error> {
+    let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
+    Ok(Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? })
+}
+
+fn live_attempt(row: &AnyRow) -> Result<LiveAttempt, Error> {
+    Ok(LiveAttempt {
+        order: order(row)?,
+        phase: phase(row.try_get("phase")?)?,
+        launching: row.try_get::<String, _>("state")? == "launching",
+        granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
+        executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
+        nonce: row.try_get("nonce")?,
+        cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
+    })
 }

@@ -80,6 +80,9 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// A statement that takes its parameters.
+type Statement<'q> = sqlx::query::Query<'q, Any, sqlx::any::AnyArguments>;
+
 /// A transaction that writes.
 type Tx = sqlx::Transaction<'static, Any>;
 
@@ -118,7 +121,7 @@ impl Ledger {
     }
 
     /// A statement with its parameters' places.
-    fn sql(&self, statement: &'static str) -> sqlx::query::Query<'static, Any, sqlx::any::AnyArguments> {
+    fn sql(&self, statement: &'static str) -> Statement<'static> {
         sqlx::query(self.dialect.sql(statement))
     }
 }

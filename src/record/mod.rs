@@ -15,6 +15,11 @@ pub mod wire;
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes as the wire and the tables hold them: two lower-case digits each.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Milliseconds since 1970-01-01T00:00:00Z. The one notion of a moment on the wire and in the ledger's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[serde(transparent)]

@@ -106,6 +106,17 @@ pub enum Confidence {
     Unknown,
 }
 
+impl Confidence {
+    /// The word on the wire and on the screen.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certain => "certain",
+            Self::Likely => "likely",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// An outcome's cause in words: one record that the console, alerts and SQL show as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

@@ -130,9 +130,8 @@ impl Ready {
             Ok(())
         };
         // At the end nobody waits for ever: what is under way is committed, or is found again at the next start.
-        let mut told = shutdown.clone();
         let late = async {
-            let _ = told.wait_for(|stop| *stop).await;
+            stopped(shutdown.clone()).await;
             tokio::time::sleep(2 * LAST_REQUESTS).await;
         };
         tokio::select! {
@@ -142,11 +141,13 @@ impl Ready {
     }
 }
 
+/// Waits until we are to stop.
+async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    // An error means that the sender is gone: that is a shutdown too.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
 async fn serve(listener: TcpListener, routes: Router, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let stopped = |mut shutdown: watch::Receiver<bool>| async move {
-        // An error means that the sender is gone: that is a shutdown too.
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    };
     let serving = axum::serve(listener, routes).with_graceful_shutdown(stopped(shutdown.clone()));
     let late = async {
         stopped(shutdown).await;

@@ -18,7 +18,7 @@ mod termination_log;
 mod usage;
 mod user;
 
-use crate::record::{Millis, outcome::Ending, wire::Grant};
+use crate::record::{Millis, hexadecimal, outcome::Ending, wire::Grant};
 use anyhow::Context as _;
 use child::{Child, Reaped, Transfer};
 use config::{Asked, Config};
@@ -142,7 +142,7 @@ impl Supervisor {
                 }
                 return code;
             }
-            if matches!(state, State::Sweeping { .. }) {
+            if matches!(state, State::Sweeping(_)) {
                 match child::reap() {
                     Reaped::NothingLeft => events.push_back(Event::NothingLeft),
                     Reaped::One(..) => events.push_back(Event::Reaped),
@@ -336,5 +336,5 @@ fn nonce() -> anyhow::Result<String> {
     let mut random = [0_u8; 16];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random);
     filled.ok().context("read random bytes from the kernel")?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&random))
 }

@@ -66,13 +66,7 @@ pub enum State {
     /// The transfer runs and is to end.
     Draining(Drain),
     /// The transfer has ended; what it left behind is ending.
-    Sweeping {
-        exit: Exit,
-        reason: Option<Reason>,
-        kill_at: Instant,
-        killed: bool,
-        gone_by: Option<Instant>,
-    },
+    Sweeping(Sweep),
     /// All is over; the ledger has yet to say that it knows.
     Lingering {
         code: u8,
@@ -97,6 +91,18 @@ pub struct Drain {
     pub gone_by: Option<Instant>,
     /// The transfer's own deadline goes on.
     pub deadline: Option<Instant>,
+}
+
+/// What is known of an ended transfer while its leftovers end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sweep {
+    pub exit: Exit,
+    /// Why we ended it, if we did.
+    pub reason: Option<Reason>,
+    pub kill_at: Instant,
+    pub killed: bool,
+    /// When the place must be empty.
+    pub gone_by: Option<Instant>,
 }
 
 /// How the transfer's process ended.
@@ -193,7 +199,7 @@ impl State {
                 let deadline = drain.deadline.filter(|_| drain.sent.is_none());
                 term_at.into_iter().chain(kill_at).chain(deadline).min()
             }
-            Self::Sweeping { kill_at, killed, .. } => (!killed).then_some(*kill_at),
+            Self::Sweeping(sweep) => (!sweep.killed).then_some(sweep.kill_at),
         }
     }
 }
@@ -209,25 +215,7 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Instant) -> (State, Ve
         State::Asking { until } => asking(plan, until, event, now),
         State::Running { deadline } => running(plan, deadline, event, now),
         State::Draining(drain) => draining(plan, drain, event, now),
-        State::Sweeping { exit, reason, kill_at, killed, gone_by } => match event {
-            Event::NothingLeft => swept(plan, exit, reason, gone_by, now),
-            Event::Tick if now >= kill_at && !killed => {
-                (State::Sweeping { exit, reason, kill_at, killed: true, gone_by }, vec![Action::Sweep(SIGKILL)])
-            }
-            // A leftover's child became ours when its parent died: it goes the same way.
-            Event::Reaped if killed => {
-                (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![Action::Sweep(SIGKILL)])
-            }
-            // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
-            Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
-                let gone_by = Some(gone_by.map_or(now + RESERVE, |gone_by| gone_by.min(now + RESERVE)));
-                (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![])
-            }
-            Event::Told(Directive::Superseded) => {
-                (State::Sweeping { exit, reason: Some(Reason::Superseded), kill_at, killed, gone_by }, vec![])
-            }
-            _ => (State::Sweeping { exit, reason, kill_at, killed, gone_by }, vec![]),
-        },
+        State::Sweeping(sweep) => sweeping(plan, sweep, event, now),
         State::Lingering { code, until } => match event {
             Event::Receipt => (State::Done { code }, vec![]),
             Event::Tick if now >= until => (State::Done { code }, vec![]),
@@ -372,24 +360,38 @@ fn due(mut drain: Drain, mut actions: Vec<Action>, now: Instant) -> (State, Vec<
 }
 
 fn ended(exit: Exit, reason: Option<Reason>, gone_by: Option<Instant>, now: Instant) -> (State, Vec<Action>) {
-    let kill_at = now + SWEEP_MARGIN;
-    (State::Sweeping { exit, reason, kill_at, killed: false, gone_by }, vec![Action::Sweep(SIGTERM)])
+    let sweep = Sweep { exit, reason, kill_at: now + SWEEP_MARGIN, killed: false, gone_by };
+    (State::Sweeping(sweep), vec![Action::Sweep(SIGTERM)])
 }
 
-fn swept(
-    plan: &Plan,
-    exit: Exit,
-    reason: Option<Reason>,
-    gone_by: Option<Instant>,
-    now: Instant,
-) -> (State, Vec<Action>) {
-    let code = if reason == Some(Reason::Superseded) { NO_LEAVE } else { exit.code() };
+fn sweeping(plan: &Plan, mut sweep: Sweep, event: Event, now: Instant) -> (State, Vec<Action>) {
+    let mut actions = vec![];
+    match event {
+        Event::NothingLeft => return swept(plan, &sweep, now),
+        Event::Tick if now >= sweep.kill_at && !sweep.killed => {
+            sweep.killed = true;
+            actions.push(Action::Sweep(SIGKILL));
+        }
+        // A leftover's child became ours when its parent died: it goes the same way.
+        Event::Reaped if sweep.killed => actions.push(Action::Sweep(SIGKILL)),
+        // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
+        Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
+            sweep.gone_by = sweep.gone_by.into_iter().chain([now + RESERVE]).min();
+        }
+        Event::Told(Directive::Superseded) => sweep.reason = Some(Reason::Superseded),
+        _ => {}
+    }
+    (State::Sweeping(sweep), actions)
+}
+
+fn swept(plan: &Plan, sweep: &Sweep, now: Instant) -> (State, Vec<Action>) {
+    let code = if sweep.reason == Some(Reason::Superseded) { NO_LEAVE } else { sweep.exit.code() };
     if !plan.job {
         return (State::Done { code }, vec![]);
     }
     let until = now + plan.linger;
-    let until = gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
-    (State::Lingering { code, until }, vec![Action::Conclude { exit, reason }])
+    let until = sweep.gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
+    (State::Lingering { code, until }, vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason }])
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! block on our stdout, because a signal may be waiting.
 
 use super::embulk;
-use crate::record::usage::Progress;
+use crate::{record::usage::Progress, telemetry::write_without_waiting};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -19,8 +19,6 @@ use std::{
 
 /// One read.
 const CHUNK: usize = 64 * 1024;
-/// A pipe that polls as writable takes this much without blocking (pipe(7), `PIPE_BUF`).
-const NEVER_BLOCKS: usize = 4096;
 /// Passed on in one go at the most before signals and reports have their turn again.
 const CHUNKS_A_TURN: usize = 16;
 /// Longer lines are seen up to here; they pass in full.
@@ -181,13 +179,7 @@ impl Output {
     fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
         match self {
             Self::Ours(fd) => nix::unistd::write(fd, bytes),
-            Self::Shared(fd) => {
-                let mut ready = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-                match poll(&mut ready, PollTimeout::ZERO)? {
-                    0 => Err(Errno::EAGAIN),
-                    _ => nix::unistd::write(fd, bytes.get(..NEVER_BLOCKS).unwrap_or(bytes)),
-                }
-            }
+            Self::Shared(fd) => write_without_waiting(fd.as_fd(), bytes),
         }
     }
 }

@@ -3,7 +3,10 @@
 //! Written in place in one call, because the file is a bind mount; signed, because it is world-writable; short, because the kubelet
 //! cuts it at [`MESSAGE_LIMIT`]. The least important goes first, an incremental cursor never.
 
-use crate::record::termination::{MESSAGE_LIMIT, Signed, Story};
+use crate::record::{
+    hexadecimal,
+    termination::{MESSAGE_LIMIT, Signed, Story},
+};
 use anyhow::Context as _;
 use ring::hmac;
 use std::{fs::OpenOptions, os::unix::fs::FileExt as _, path::Path};
@@ -68,7 +71,7 @@ fn shortened(story: &mut Story) -> bool {
 fn signed(key: &hmac::Key, story: &Story) -> anyhow::Result<Vec<u8>> {
     let story = serde_json::value::to_raw_value(story).context("render the termination message")?;
     let tag = hmac::sign(key, story.get().as_bytes());
-    let hmac = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hmac = hexadecimal(tag.as_ref());
     serde_json::to_vec(&Signed { hmac, story }).context("render the termination message")
 }
 
@@ -103,9 +106,7 @@ mod tests {
     }
 
     fn believed(text: &[u8], key: &hmac::Key) -> Option<Story> {
-        Signed::believe(text, |story, tag| {
-            hmac::sign(key, story).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>() == tag
-        })
+        Signed::believe(text, |story, tag| hexadecimal(hmac::sign(key, story).as_ref()) == tag)
     }
 
     #[test]

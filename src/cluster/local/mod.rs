@@ -248,8 +248,27 @@ impl Local {
             }
         }
     }
+
+    fn release_now(&self, id: &AttemptId) -> anyhow::Result<()> {
+        let folder = self.folder(id);
+        self.exits().remove(id);
+        // A supervisor that was killed could not take its rendered configuration away.
+        let rendered = fs::read_dir(folder.join("work")).into_iter().flatten().flatten();
+        let rendered = rendered.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(RENDERED));
+        let mut gone: Vec<_> = rendered.map(|entry| fs::remove_dir_all(entry.path())).collect();
+        gone.extend([fs::remove_dir_all(folder.join("secrets")), fs::remove_file(folder.join("token"))]);
+        for gone in gone {
+            if let Err(error) = gone
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(error).with_context(|| format!("take the secrets out of {}", folder.display()));
+            }
+        }
+        Ok(())
+    }
 }
 
+// All of it is work on this machine's disk and processes: the threads that serve are told.
 impl Cluster for Local {
     fn name(&self) -> &str {
         &self.settings.name
@@ -260,33 +279,18 @@ impl Cluster for Local {
     }
 
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation> {
-        Box::pin(
-            async move { self.observe_now(order).unwrap_or_else(|error| Observation::Unknown(format!("{error:#}"))) },
-        )
+        Box::pin(async move {
+            block_in_place(|| self.observe_now(order))
+                .unwrap_or_else(|error| Observation::Unknown(format!("{error:#}")))
+        })
     }
 
     fn stop<'a>(&'a self, order: &'a Order, grace: Duration) -> BoxFuture<'a, anyhow::Result<()>> {
-        Box::pin(async move { self.stop_now(order, grace) })
+        Box::pin(async move { block_in_place(|| self.stop_now(order, grace)) })
     }
 
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>> {
-        Box::pin(async move {
-            let folder = self.folder(id);
-            self.exits().remove(id);
-            // A supervisor that was killed could not take its rendered configuration away.
-            let rendered = fs::read_dir(folder.join("work")).into_iter().flatten().flatten();
-            let rendered = rendered.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(RENDERED));
-            let mut gone: Vec<_> = rendered.map(|entry| fs::remove_dir_all(entry.path())).collect();
-            gone.extend([fs::remove_dir_all(folder.join("secrets")), fs::remove_file(folder.join("token"))]);
-            for gone in gone {
-                if let Err(error) = gone
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    return Err(error).with_context(|| format!("take the secrets out of {}", folder.display()));
-                }
-            }
-            Ok(())
-        })
+        Box::pin(async move { block_in_place(|| self.release_now(id)) })
     }
 
     fn output_file(&self, id: &AttemptId, stream: &str) -> Option<PathBuf> {
