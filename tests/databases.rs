@@ -6,7 +6,7 @@ use crate::{
         self,
         databases::{DATABASE, Databases, PASSWORD, Server, USER, databases},
         dev::Dev,
-        is_alive, kill, stdout,
+        is_alive, kill, stdout, wait_for,
     },
 };
 use nix::sys::signal::Signal;
@@ -190,18 +190,49 @@ fn a_load_killed_half_way_is_held_and_its_retry_loads_each_row_once() {
     assert_eq!(loaded, [format!("{ROWS}|{ROWS}")]);
 }
 
+/// How an attempt ended, in words.
+fn evidence(show: &Value, attempt: usize) -> String {
+    show["attempts"][attempt - 1]["verdict"]["evidence"].to_string()
+}
+
 #[test]
-fn a_drained_load_names_the_tables_that_it_leaves() {
+fn a_load_drained_before_its_commit_names_its_tables_and_runs_again_by_itself() {
     let (dev, orders, databases) = start();
     let held = orders.hold();
     let mut job = job(&dev, "drained", orders.input(), to_postgresql(databases, "drained"));
     job["on_term"] = json!("stop");
+    job["retry"] = json!({"backoff": "100ms"});
     let (_reading, _) = half_way(&dev, &job, &held);
-    kill(dev.supervisor_pid("drained", 1), Signal::SIGTERM);
-    let show = dev.wait("drained", &["held"]);
-    assert_eq!(show["outcome"], "drained");
+    held.restore();
     let left = temporary_tables(databases, "drained");
     assert!(!left.is_empty(), "the load was in its middle");
-    let evidence = show["verdict"]["evidence"].to_string();
+    kill(dev.supervisor_pid("drained", 1), Signal::SIGTERM);
+    let show = dev.wait("drained", &["succeeded"]);
+    let evidence = evidence(&show, 1);
+    assert_eq!(show["attempts"][0]["outcome"], "drained");
     assert!(left.iter().all(|table| evidence.contains(table.as_str())), "{left:?} against {evidence}");
+    assert!(evidence.contains("its commit had not begun") && evidence.contains("{done: "), "{evidence}");
+    let loaded = databases.postgresql("SELECT count(*), count(DISTINCT id) FROM drained");
+    assert_eq!(loaded, [format!("{ROWS}|{ROWS}")]);
+}
+
+#[test]
+fn a_load_drained_in_its_commit_is_held_with_the_line_that_says_so() {
+    let (dev, orders, databases) = start();
+    databases.postgresql("CREATE TABLE committing (id BIGINT)");
+    let mut job = job(&dev, "committing", orders.input(), to_postgresql(databases, "committing"));
+    job["on_term"] = json!("stop");
+    let lock = databases.postgresql_lock("committing");
+    dev.accepted(&job);
+    wait_for("the load's commit to wait for the lock", || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO%committing%'";
+        (databases.postgresql(waiting) == ["1"]).then_some(())
+    });
+    kill(dev.supervisor_pid("committing", 1), Signal::SIGTERM);
+    let show = dev.wait("committing", &["held"]);
+    drop(lock);
+    assert_asks(&show);
+    let evidence = evidence(&show, 1);
+    assert!(evidence.contains("its commit may have begun"), "{evidence}");
+    assert!(show["verdict"]["next_action"].as_str().unwrap().contains("{done: "), "{show:#}");
 }

@@ -69,7 +69,7 @@ pub fn end(remains: Remains) -> AttemptEnd {
         None => (None, None),
     };
     AttemptEnd {
-        ending: Ending { outcome, verdict, exit_code, signal, last_lines: vec![], cursor: None },
+        ending: Ending { outcome, verdict, exit_code, signal, last_lines: vec![], cursor: None, commit: None },
         evidence,
         at: remains.now,
     }
@@ -85,7 +85,8 @@ pub fn refused(why: &str, now: Millis) -> AttemptEnd {
         confidence: Confidence::Certain,
         next_action: "Mend what the cluster names, then `sendo retry` it.".into(),
     };
-    let ending = Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None };
+    let ending =
+        Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
     AttemptEnd { ending, evidence: Evidence::Inference, at: now }
 }
 

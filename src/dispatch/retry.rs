@@ -5,7 +5,7 @@
 
 use crate::{
     ledger::{Budget, NextStep, RetryCase},
-    record::outcome::Outcome,
+    record::outcome::{Commit, CommitState, Outcome},
 };
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub fn next_step(case: &RetryCase<'_>) -> NextStep {
         Outcome::NotStarted { .. } => return NextStep::Fail,
         _ => {}
     }
-    let repeatable = !case.may_have_run || case.job.is_idempotent();
+    let repeatable = !case.may_have_run || case.job.is_idempotent() || nothing_was_written(case);
     let Some((budget, used)) = budget(case) else {
         // Nobody knows what a lost transfer did; that no retry is left does not turn it into a failure.
         let unknown = matches!(case.outcome, Outcome::Lost) && !repeatable;
@@ -51,9 +51,24 @@ fn budget(case: &RetryCase<'_>) -> Option<(Budget, u32)> {
     (case.own_retries < retry.limit).then_some((Budget::Own, case.own_retries))
 }
 
+/// By the transfer's own lines: its rows were still in temporary tables when it ended.
+fn nothing_was_written(case: &RetryCase<'_>) -> bool {
+    let not_begun = case.commit.is_some_and(|commit| commit.state == CommitState::NotBegun);
+    not_begun && case.job.writes_at_its_commit()
+}
+
 fn question(case: &RetryCase<'_>) -> String {
+    let written = match case.commit {
+        Some(Commit { state: CommitState::Done, line }) => {
+            format!("The transfer said that it had committed (\"{line}\")")
+        }
+        Some(Commit { state: CommitState::Begun, line }) => {
+            format!("The transfer may have begun its commit (\"{line}\")")
+        }
+        _ => "The transfer may have written part of its rows".to_owned(),
+    };
     format!(
-        "The transfer may have written part of its rows before it ended ({}), and nothing says that loading again does no harm. \
+        "{written} before it ended ({}), and nothing says that loading again does no harm. \
          Look at the target: if it is clean or the load may be repeated, `sendo retry {id}`; if not, `sendo cancel {id}`. \
          Jobs that may always be repeated say `\"retry\": {{\"idempotent\": true}}`.",
         case.outcome.code(),
@@ -75,6 +90,7 @@ mod tests {
             job,
             outcome: &outcome,
             may_have_run,
+            commit: None,
             own_retries: used,
             infrastructure_retries: used,
             cancel_requested,
@@ -101,6 +117,36 @@ mod tests {
             NextStep::Retry { budget: Budget::Infrastructure, .. }
         ));
         assert!(matches!(ask(&job(""), Outcome::NeverGranted, false, 0, false), NextStep::Retry { .. }));
+    }
+
+    #[test]
+    fn what_had_not_begun_its_commit_wrote_nothing_where_rows_are_staged() {
+        let ended = |mode: &str, reading: &str, state| {
+            let config =
+                format!(", \"embulk\": {{\"config\": {{\"in\": {{{reading}}}, \"out\": {{\"mode\": \"{mode}\"}}}}}}");
+            let (job, commit) = (job(&config), Commit { state, line: "a line".into() });
+            let case = RetryCase {
+                job: &job,
+                outcome: &KILLED,
+                may_have_run: true,
+                commit: Some(&commit),
+                own_retries: 0,
+                infrastructure_retries: 0,
+                cancel_requested: false,
+            };
+            next_step(&case)
+        };
+        assert!(matches!(ended("insert", "", CommitState::NotBegun), NextStep::Retry { .. }));
+        for held in [
+            ended("insert_direct", "", CommitState::NotBegun),
+            ended("insert", "\"after_select\": \"DELETE FROM q\"", CommitState::NotBegun),
+        ] {
+            assert!(matches!(held, NextStep::Hold { .. }));
+        }
+        for state in [CommitState::Begun, CommitState::Done] {
+            let held = ended("insert", "", state);
+            assert!(matches!(&held, NextStep::Hold { question } if question.contains("\"a line\"")), "{held:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
 use crate::record::{
     Millis,
     job::Job,
-    outcome::{Confidence, Ending, Evidence, Outcome, Verdict},
+    outcome::{Commit, Confidence, Ending, Evidence, Outcome, Verdict},
     phase::{Phase, Writer, may_move},
     wire::AttemptId,
 };
@@ -29,6 +29,8 @@ pub struct RetryCase<'a> {
     pub outcome: &'a Outcome,
     /// The transfer's process may have run, so something may have been written.
     pub may_have_run: bool,
+    /// How far its commit had come, if its own lines said so.
+    pub commit: Option<&'a Commit>,
     pub own_retries: u32,
     pub infrastructure_retries: u32,
     pub cancel_requested: bool,
@@ -92,6 +94,7 @@ impl Ledger {
             job: &job.job,
             outcome: &end.ending.outcome,
             may_have_run: attempt.granted && !end.ending.outcome.never_ran(),
+            commit: end.ending.commit.as_ref(),
             own_retries: job.own_retries,
             infrastructure_retries: job.infrastructure_retries,
             cancel_requested: job.cancel_requested,

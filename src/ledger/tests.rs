@@ -51,7 +51,7 @@ fn ending(outcome: Outcome, cursor: Option<CursorMove>) -> Ending {
         confidence: Confidence::Certain,
         next_action: String::new(),
     };
-    Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor }
+    Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor, commit: None }
 }
 
 fn phase(seq: u64, phase: Phase) -> Record {

@@ -177,6 +177,18 @@ impl Job {
         self.retry.idempotent || matches!(mode, Some("replace" | "truncate_insert" | "merge" | "merge_direct"))
     }
 
+    /// Whether nothing can have been written before the commit: rows go into temporary tables first, and reading leaves no trace.
+    ///
+    /// Of the JDBC output's modes `insert` does so (<https://github.com/embulk/embulk-output-jdbc>, "Modes"); the JDBC input's SQL
+    /// around its SELECT may write.
+    pub fn writes_at_its_commit(&self) -> bool {
+        let Some(embulk) = &self.embulk else { return false };
+        let mode = embulk.config.pointer("/out/mode").and_then(serde_json::Value::as_str);
+        let given = |option: &&str| embulk.config.pointer(option).is_some_and(|value| !value.is_null());
+        let writes_as_it_reads = ["/in/before_setup", "/in/before_select", "/in/after_select"].iter().any(given);
+        mode == Some("insert") && !writes_as_it_reads
+    }
+
     /// Whether the definition's cursor goes through this job.
     pub fn is_incremental(&self) -> bool {
         self.embulk.as_ref().is_some_and(|embulk| embulk.incremental)

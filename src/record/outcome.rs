@@ -150,6 +150,28 @@ pub struct Ending {
     /// Where an incremental definition goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<CursorMove>,
+    /// How far the commit had come, where the transfer's lines say so and all of them were seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
+}
+
+/// How far a load that did not succeed had come with its commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    pub state: CommitState,
+    /// The transfer's line that says so.
+    pub line: String,
+}
+
+/// Whether anything can be in the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitState {
+    /// All rows were still in temporary tables.
+    NotBegun,
+    /// From here on rows may be in the target.
+    Begun,
+    Done,
 }
 
 /// A definition's cursor moved by one successful attempt: compare-and-set on the generation it started from.

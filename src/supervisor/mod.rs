@@ -18,7 +18,11 @@ mod termination_log;
 mod usage;
 mod user;
 
-use crate::record::{Millis, hexadecimal, outcome::Ending, wire::Grant};
+use crate::record::{
+    Millis, hexadecimal,
+    outcome::{Commit, Ending},
+    wire::Grant,
+};
 use anyhow::Context as _;
 use child::{Child, Reaped, Transfer};
 use config::{Asked, Config};
@@ -103,7 +107,7 @@ impl Supervisor {
             linger: job.map_or(Duration::ZERO, |job| job.linger),
         };
         let seen = Arc::new(Seen::default());
-        let nonce = nonce()?;
+        let nonce = if job.is_some() { nonce()? } else { String::new() };
         let reporter = job.map(|job| {
             child::close_inherited_on_exec()?;
             Reporter::start(job, &nonce, Arc::clone(&seen))
@@ -119,7 +123,7 @@ impl Supervisor {
             grant: None,
             prepared: Prepared::default(),
             trouble: None,
-            oom_kills_before: usage::group().oom_kills,
+            oom_kills_before: job.and_then(|_| usage::group().oom_kills),
             config,
         })
     }
@@ -324,6 +328,7 @@ impl Supervisor {
             memory_peak_bytes: group.memory_peak_bytes,
             error: error.as_deref(),
             temporary_tables: &self.seen.temporary_tables(),
+            commit: self.seen.commit().map(|commit| Commit { line: self.prepared.redact(&commit.line), ..commit }),
             last_lines: &last_lines,
             trouble: trouble.as_deref(),
             cursor,

@@ -1,7 +1,7 @@
 //! From the evidence to the outcome and its verdict: pure, one place for every wording.
 
 use super::phase::{Exit, Reason};
-use crate::record::outcome::{Confidence, CursorMove, Ending, Outcome, Verdict};
+use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict};
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
 const JVM_OUT_OF_MEMORY: i32 = 3;
@@ -19,6 +19,8 @@ pub struct Evidence<'a> {
     pub error: Option<&'a str>,
     pub last_lines: &'a [String],
     pub temporary_tables: &'a [String],
+    /// How far its commit had come, by its own lines.
+    pub commit: Option<Commit>,
     /// What we could not do for it: start it, or read its cursor.
     pub trouble: Option<&'a str>,
     pub cursor: Option<CursorMove>,
@@ -48,6 +50,8 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
     }
     seen.extend(evidence.trouble.map(str::to_owned));
     let succeeded = outcome == Outcome::Succeeded;
+    let commit = evidence.commit.clone().filter(|_| !succeeded);
+    seen.extend(commit.as_ref().map(commit_words));
     let verdict = Verdict {
         code: outcome.code().into(),
         summary: summary(&outcome, &evidence),
@@ -62,6 +66,7 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
         signal: if let Exit::Signal(signal) = evidence.exit { Some(signal) } else { None },
         last_lines: if succeeded { vec![] } else { evidence.last_lines.to_vec() },
         cursor: evidence.cursor.filter(|_| succeeded),
+        commit,
     }
 }
 
@@ -96,6 +101,15 @@ fn exit_words(exit: Exit) -> String {
         Exit::Signal(signal) => format!("died by signal {signal}"),
         Exit::NotStarted(errno) => format!("could not be started: errno {errno}"),
     }
+}
+
+fn commit_words(commit: &Commit) -> String {
+    let state = match commit.state {
+        CommitState::NotBegun => "its commit had not begun",
+        CommitState::Begun => "its commit may have begun",
+        CommitState::Done => "its commit was done",
+    };
+    format!("{state}: \"{}\"", commit.line)
 }
 
 fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
@@ -158,6 +172,7 @@ mod tests {
             error,
             last_lines: &[],
             temporary_tables: &[],
+            commit: None,
             trouble: None,
             cursor: None,
         };

@@ -3,8 +3,11 @@
 //! Nothing is copied to disk. We read only what we have already passed on, so back-pressure is the transfer's own; and we never
 //! block on our stdout, because a signal may be waiting.
 
-use super::embulk;
-use crate::{record::usage::Progress, telemetry::write_without_waiting};
+use super::embulk::{self, LINE_LIMIT};
+use crate::{
+    record::{outcome::Commit, usage::Progress},
+    telemetry::write_without_waiting,
+};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -17,12 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One read.
+/// One read: what a pipe of the usual size holds.
 const CHUNK: usize = 64 * 1024;
 /// Passed on in one go at the most before signals and reports have their turn again.
 const CHUNKS_A_TURN: usize = 16;
-/// Longer lines are seen up to here; they pass in full.
-const LINE_LIMIT: usize = 8 * 1024;
 /// How many of the last lines travel with a failure.
 const LAST_LINES: usize = 30;
 /// At the end, how long a stuck reader of our output may keep us.
@@ -40,6 +41,8 @@ struct Inner {
     bytes: u64,
     embulk: embulk::Lines,
     last: VecDeque<Vec<u8>>,
+    /// The end came before all of it was read.
+    cut_short: bool,
 }
 
 /// Our stdout or stderr.
@@ -84,6 +87,12 @@ impl Seen {
         self.lock().embulk.error().map(str::to_owned)
     }
 
+    /// How far its commit had come: told only if no line was missed, for the missing one may say more.
+    pub fn commit(&self) -> Option<Commit> {
+        let inner = self.lock();
+        inner.embulk.commit().filter(|_| !inner.cut_short).cloned()
+    }
+
     /// Temporary tables that the transfer named.
     pub fn temporary_tables(&self) -> Vec<String> {
         self.lock().embulk.temporary_tables()
@@ -123,15 +132,8 @@ impl Relay {
     /// Passes on what can be passed on without waiting; says whether anything moved.
     pub fn turn(&mut self) -> bool {
         let seen = &self.seen;
-        let mut any = false;
-        for _ in 0..CHUNKS_A_TURN {
-            let moved = self.streams.iter_mut().fold(false, |moved, stream| stream.turn(seen) | moved);
-            any |= moved;
-            if !moved {
-                break;
-            }
-        }
-        any
+        let moved = |stream: &mut Stream| (0..CHUNKS_A_TURN).take_while(|_| stream.turn(seen)).count() > 0;
+        self.streams.iter_mut().fold(false, |any, stream| moved(stream) | any)
     }
 
     /// After the end: passes on what is still in the pipes, also if a stray process keeps them open.
@@ -145,11 +147,12 @@ impl Relay {
             }
             let mut waiting: Vec<_> = self.interests().collect();
             let left = give_up.saturating_duration_since(Instant::now());
-            if waiting.is_empty() || left.is_zero() {
+            if waiting.is_empty() {
                 return;
             }
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            if poll(&mut waiting, left).is_err_and(|errno| errno != Errno::EINTR) {
+            let poll_limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if left.is_zero() || poll(&mut waiting, poll_limit).is_err_and(|errno| errno != Errno::EINTR) {
+                self.seen.lock().cut_short = true;
                 return;
             }
         }
@@ -237,25 +240,27 @@ impl Stream {
 
     fn see(&mut self, seen: &Seen) {
         let mut inner = seen.lock();
-        let mut rest = self.buffer.get(..self.read).unwrap_or_default();
-        inner.bytes = inner.bytes.saturating_add(rest.len() as u64);
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            let (line, behind) = rest.split_at(end);
-            if self.line.is_empty() {
-                inner.line(line.get(..LINE_LIMIT).unwrap_or(line));
-            } else {
-                keep(&mut self.line, line);
-                inner.line(&self.line);
-                self.line.clear();
-            }
-            rest = behind.get(1..).unwrap_or_default();
+        let mut text = self.buffer.get(..self.read).unwrap_or_default();
+        inner.bytes = inner.bytes.saturating_add(text.len() as u64);
+        if !self.line.is_empty()
+            && let Some(end) = memchr::memchr(b'\n', text)
+        {
+            let (rest_of_line, behind) = text.split_at(end);
+            keep(&mut self.line, rest_of_line);
+            self.line.push(b'\n');
+            inner.lines(&self.line);
+            self.line.clear();
+            text = behind.get(1..).unwrap_or_default();
         }
-        keep(&mut self.line, rest);
+        let (whole, begun) = text.split_at(memchr::memrchr(b'\n', text).map_or(0, |end| end + 1));
+        inner.lines(whole);
+        keep(&mut self.line, begun);
     }
 
     fn end_line(&mut self, seen: &Seen) {
         if !self.line.is_empty() {
-            seen.lock().line(&self.line);
+            self.line.push(b'\n');
+            seen.lock().lines(&self.line);
             self.line.clear();
         }
     }
@@ -267,14 +272,23 @@ fn keep(line: &mut Vec<u8>, more: &[u8]) {
 }
 
 impl Inner {
-    fn line(&mut self, line: &[u8]) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        self.lines = self.lines.saturating_add(1);
-        self.embulk.see(line);
+    /// Takes whole lines, each with its end.
+    fn lines(&mut self, text: &[u8]) {
+        self.lines = self.lines.saturating_add(memchr::memchr_iter(b'\n', text).count() as u64);
+        self.embulk.see(text);
+        // Of a flood, only the last lines are ever looked at one by one.
+        let mut ends = memchr::memrchr_iter(b'\n', text).skip(LAST_LINES);
+        let last = text.get(ends.next().map_or(0, |end| end + 1)..).unwrap_or_default();
+        for line in last.split_inclusive(|byte| *byte == b'\n') {
+            self.keep(line.trim_ascii_end());
+        }
+    }
+
+    fn keep(&mut self, line: &[u8]) {
         // The oldest line's memory serves the newest.
         let mut kept = if self.last.len() == LAST_LINES { self.last.pop_front() } else { None }.unwrap_or_default();
         kept.clear();
-        kept.extend_from_slice(line);
+        kept.extend_from_slice(line.get(..LINE_LIMIT).unwrap_or(line));
         self.last.push_back(kept);
     }
 }

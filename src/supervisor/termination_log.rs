@@ -100,6 +100,7 @@ mod tests {
             signal: None,
             last_lines: vec!["\u{1}".repeat(300); 30],
             cursor: Some(CursorMove { from_generation: 1, diff: "x".repeat(cursor) }),
+            commit: None,
         };
         let id = AttemptId { job: "a".into(), attempt: 1 };
         Story { id, source: "n".into(), seq: 9, at: Millis(5), phase: Phase::Failed, usage: None, ending: Some(ending) }

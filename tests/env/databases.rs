@@ -51,6 +51,11 @@ pub fn databases() -> &'static Databases {
     DATABASES.get_or_init(|| Databases { postgresql: postgresql(), mysql: mysql() })
 }
 
+/// A session that holds a lock.
+pub struct Lock {
+    session: Child,
+}
+
 impl Databases {
     /// Runs SQL on PostgreSQL; gives back rows of `a|b|c`.
     #[track_caller]
@@ -58,10 +63,29 @@ impl Databases {
         rows(&mut psql(self.postgresql.port), sql).unwrap()
     }
 
+    /// Keeps everybody else from a table of PostgreSQL's until it is dropped.
+    pub fn postgresql_lock(&self, table: &str) -> Lock {
+        let mut session = psql(self.postgresql.port).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let sql = format!("BEGIN; LOCK TABLE {table};\n");
+        session.stdin.as_mut().unwrap().write_all(sql.as_bytes()).unwrap();
+        let held = format!(
+            "SELECT 1 FROM pg_locks WHERE relation = '{table}'::regclass AND granted AND mode = 'AccessExclusiveLock'"
+        );
+        wait_for("the lock", || (!self.postgresql(&held).is_empty()).then_some(()));
+        Lock { session }
+    }
+
     /// Runs SQL on MariaDB; gives back rows of tab-separated values.
     #[track_caller]
     pub fn mysql(&self, sql: &str) -> Vec<String> {
         rows(&mut mariadb(&self.mysql.folder), sql).unwrap()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        drop(self.session.stdin.take());
+        let _ = self.session.wait(); // its end is what counts
     }
 }
 
