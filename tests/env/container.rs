@@ -7,7 +7,6 @@
 use super::{is_alive, wait_for};
 use serde_json::{Value, json};
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -60,7 +59,7 @@ impl Spec {
     pub fn new(root: Root) -> Self {
         let folder = super::scratch();
         let file = |name: &str| folder.path().join("root").join(name);
-        fs::create_dir_all(file("etc")).unwrap();
+        fs::create_dir(file("")).unwrap();
         fs::set_permissions(file(""), fs::Permissions::from_mode(0o755)).unwrap();
         let mut mounts = vec![
             mount("/proc", "proc", &[]),
@@ -72,14 +71,14 @@ impl Spec {
         ];
         match root {
             Root::Scratch => {
-                fs::remove_dir(file("etc")).unwrap();
                 fs::create_dir(file("bin")).unwrap();
                 fs::copy(super::supervisor(), file(&SUPERVISOR[1..])).unwrap();
                 fs::copy(on_path("busybox"), file("bin/sh")).unwrap();
             }
             Root::Host => {
-                fs::write(file("etc/passwd"), format!("root:x:0:0::/:/bin/sh\nworker:x:{USER}:{USER}::/tmp:/bin/sh\n"))
-                    .unwrap();
+                let users = format!("root:x:0:0::/:/bin/sh\nworker:x:{USER}:{USER}::/tmp:/bin/sh\n");
+                fs::create_dir(file("etc")).unwrap();
+                fs::write(file("etc/passwd"), users).unwrap();
                 fs::write(file("etc/hosts"), "127.0.0.1 localhost worker\n").unwrap();
                 mounts.push(bind(Path::new("/usr"), "/usr", "ro"));
                 for entry in fs::read_dir("/").unwrap().flatten() {
@@ -217,6 +216,11 @@ impl Container {
         assert!(output.status.success(), "{}", super::stderr(&output));
     }
 
+    /// A file of its inside, as the host sees it.
+    pub fn inside(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.pid()).into()
+    }
+
     /// Runs one more command inside, not as a child of its PID 1.
     pub fn exec(&self, command: &[&str]) -> Command {
         let mut runc = runc(self.folder.path());
@@ -323,5 +327,5 @@ fn say_what_is_not_proved() {
 pub fn java_home() -> PathBuf {
     let java = std::env::var_os("JAVA_HOME").map_or_else(|| on_path("java"), |home| Path::new(&home).join("bin/java"));
     let java = fs::canonicalize(java).unwrap();
-    java.parent().and_then(Path::parent).filter(|home| home.file_name() != Some(OsStr::new(""))).unwrap().to_owned()
+    java.parent().and_then(Path::parent).unwrap().to_owned()
 }
