@@ -7,6 +7,7 @@ mod env;
 mod artifact;
 mod attempt;
 mod bad_input;
+mod container;
 mod databases;
 mod embulk;
 mod init;

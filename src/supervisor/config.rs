@@ -1,6 +1,6 @@
 //! What the supervisor is told: flag, else `SENDO_…` variable, else default. All of it is checked before anything starts.
 
-use super::user::User;
+use super::user::{self, User};
 use crate::record::{job::OnTerm, span::Span, wire::AttemptId};
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,11 @@ const SETTINGS: [(&str, &str, &str); 18] = [
     ),
     ("termination-log", "FILE", "where the last word is left (default /dev/termination-log)"),
     ("relay", "on|off", "read the transfer's output on its way (default on with a job)"),
-    ("user", "NAME|UID[:GID]", "whom the command runs as, where we are root (default: our own user)"),
+    (
+        "user",
+        "NAME|UID[:GID]",
+        "whom the command runs as, where we are root with CAP_KILL, CAP_SETGID and CAP_SETUID (default: our own user)",
+    ),
     (
         "work-dir",
         "DIR",
@@ -209,6 +213,11 @@ fn user(raw: &Raw) -> Result<Option<User>, Problem> {
             "user",
             &format!("only root can run a command as somebody else, and we are {}", ours.uid),
         ));
+    }
+    if let Some(capability) = user::lacking().filter(|_| user != ours) {
+        // Without CAP_KILL it would run, and never hear that it is to end.
+        let why = format!("root lacks {capability} here, and cannot run a command as somebody else and end it again");
+        return Err(wrong(raw, "user", &why));
     }
     Ok(Some(user).filter(|user| *user != ours))
 }

@@ -17,7 +17,8 @@ pub fn parent(pid: i32) -> Option<i32> {
 pub fn is_descendant(pid: i32) -> bool {
     let ours = nix::unistd::getpid().as_raw();
     let ancestors = std::iter::successors(Some(pid), |pid| parent(*pid).filter(|parent| *parent > 0));
-    // In a PID namespace of our own, who is gone already was ours too: senders from outside have no pid here.
+    // In a PID namespace of our own, who is gone already was ours too: senders from outside have no pid here, but for a command that
+    // somebody ran in our container (`kubectl exec`); while that is there, its parent is 0 and not we.
     let gone = parent(pid).is_none();
     ancestors.skip(1).take(64).any(|ancestor| ancestor == ours) || (ours == 1 && gone)
 }

@@ -5,6 +5,8 @@ use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
 const JVM_OUT_OF_MEMORY: i32 = 3;
+/// What a shell says of a command that was killed: 128 and SIGKILL's number.
+const KILLED_BELOW_A_SHELL: i32 = 137;
 
 /// What was gathered when nothing of the transfer was left.
 pub struct Evidence<'a> {
@@ -88,9 +90,10 @@ fn outcome(evidence: &Evidence<'_>) -> Outcome {
 fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> bool {
     let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
     let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
+    let kernel = evidence.oom_kills.is_some_and(|kills| kills > 0);
     match exit {
-        Exit::Signal(libc::SIGKILL) => evidence.oom_kills.is_some_and(|kills| kills > 0),
-        Exit::Code(JVM_OUT_OF_MEMORY | 1) => jvm || evidence.oom_kills.is_some_and(|kills| kills > 0),
+        Exit::Signal(libc::SIGKILL) | Exit::Code(KILLED_BELOW_A_SHELL) => kernel,
+        Exit::Code(JVM_OUT_OF_MEMORY | 1) => jvm || kernel,
         _ => false,
     }
 }
@@ -201,5 +204,7 @@ mod tests {
         let heap = Some("java.lang.OutOfMemoryError: Java heap space");
         assert_eq!(given(Exit::Code(1), None, None, heap), Outcome::OutOfMemory);
         assert_eq!(given(Exit::Code(3), None, None, None), Outcome::Failed { exit_code: 3 });
+        assert_eq!(given(Exit::Code(137), None, Some(1), heap), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(137), None, Some(0), heap), Outcome::Failed { exit_code: 137 });
     }
 }

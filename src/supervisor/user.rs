@@ -4,6 +4,9 @@
 
 use std::path::Path;
 
+/// What it takes to start a command as somebody else and to end it again: bits and names (capabilities(7)). Containers often drop them.
+const NEEDED: [(u32, &str); 3] = [(5, "CAP_KILL"), (6, "CAP_SETGID"), (7, "CAP_SETUID")];
+
 /// A user and a group by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct User {
@@ -48,6 +51,17 @@ impl User {
     }
 }
 
+/// What we lack of it. Without `/proc` nothing is known, and the kernel will say no by itself.
+pub fn lacking() -> Option<&'static str> {
+    lacking_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn lacking_in(status: &str) -> Option<&'static str> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    NEEDED.iter().find(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +80,13 @@ mod tests {
         let nowhere = folder.path().join("missing");
         assert_eq!(User::find("7", &nowhere).unwrap(), User { uid: 7, gid: 7 });
         assert!(User::find("embulk", &nowhere).is_err());
+    }
+    #[test]
+    fn a_lacking_capability_is_named() {
+        assert_eq!(lacking_in("CapPrm:\t00000000000000e0\nCapEff:\t00000000000000e0\n"), None);
+        assert_eq!(lacking_in("CapEff:\t00000000000000c0\n"), Some("CAP_KILL"));
+        assert_eq!(lacking_in("CapEff:\t0000000000000000\n"), Some("CAP_KILL"));
+        assert_eq!(lacking_in("CapEff:\t0000000000000060\n"), Some("CAP_SETUID"));
+        assert_eq!(lacking_in(""), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Surroundings: the two programs, scratch folders, waiting for a condition with a limit.
 
+pub mod container;
 pub mod databases;
 pub mod dev;
 pub mod wrong_ledger;
