@@ -2,6 +2,8 @@
 
 pub mod databases;
 pub mod dev;
+pub mod image;
+pub mod names;
 pub mod wrong_ledger;
 
 use std::{
