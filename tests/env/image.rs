@@ -82,12 +82,13 @@ impl Image {
         Container { process: process.unwrap(), image: self }
     }
 
-    /// A job under the supervisor; `script` is its transfer.
+    /// A job under the supervisor, with a beat every tenth of a second; `script` is its transfer.
     pub fn run_job(self, ledger: &str, script: &str, variables: &[(&str, &str)]) -> Container {
-        let supervisor = ["/sendo-supervisor", "--job", "a", "--attempt", "1", "--heartbeat", "100ms"];
+        let supervisor = ["/sendo-supervisor", "--job", "a", "--attempt", "1"];
         let files = ["--token-file", "/token", "--termination-log", "/tmp/word", "--work-dir", "/tmp"];
         let command = ["--ledger-url", ledger, "--", "/bin/busybox", "sh", "-c", script];
-        self.file("token", "first").run(&[&supervisor[..], &files, &command].concat(), variables)
+        self.file("token", "first")
+            .run(&[&supervisor[..], &files, &command].concat(), &[&[("SENDO_HEARTBEAT", "100ms")], variables].concat())
     }
 }
 
@@ -112,9 +113,13 @@ impl Container {
     /// The pid, seen from here, of its PID 1.
     #[track_caller]
     pub fn init(&self) -> i32 {
-        let pid = self.process.id();
-        let children = format!("/proc/{pid}/task/{pid}/children");
-        wait_for("PID 1", || fs::read_to_string(&children).ok()?.trim().parse().ok())
+        only_child(self.process.id())
+    }
+
+    /// The pid, seen from here, of what its PID 1 runs.
+    #[track_caller]
+    pub fn transfer(&self) -> i32 {
+        only_child(self.init().try_into().unwrap())
     }
 
     /// Waits for its end; gives back the exit code.
@@ -129,4 +134,10 @@ impl Drop for Container {
         let _ = self.process.kill(); // and `--kill-child` does the rest
         let _ = self.process.wait();
     }
+}
+
+#[track_caller]
+fn only_child(pid: u32) -> i32 {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    wait_for("its child", || fs::read_to_string(&children).ok()?.trim().parse().ok())
 }

@@ -1,9 +1,10 @@
 //! A cluster's network on one machine: a network namespace with Service addresses and a name server in it.
 
-use super::{scratch, wait_for};
+use super::{LIMIT, scratch, wait_for};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     fs::{self, File},
+    net::UdpSocket,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -32,6 +33,13 @@ pub fn in_a_cluster<T: Send>(test: impl FnOnce() -> T + Send) -> T {
         test()
     };
     thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A name server that takes questions and never answers.
+pub fn silent() -> UdpSocket {
+    let socket = UdpSocket::bind((SERVER, 53)).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket
 }
 
 /// dnsmasq with the names of one cluster; gone when dropped.

@@ -1,15 +1,14 @@
 //! The ledger's name in a container `FROM scratch`, as a Pod finds a Service: search domains, `ndots`, no C library beside ours.
 
 use crate::env::{
-    LIMIT,
     image::{Container, Image},
     kill,
-    names::{NameServer, RESOLV_CONF, SERVER, in_a_cluster},
+    names::{NameServer, RESOLV_CONF, SERVER, in_a_cluster, silent},
     stderr, wait_for,
     wrong_ledger::{Reply, WrongLedger},
 };
 use nix::sys::signal::Signal;
-use std::{fs, net::UdpSocket, process::Command};
+use std::{fs, process::Command};
 
 const SERVICE: &str = "sendo.default.svc.cluster.local";
 const ADDRESS: &str = "10.96.0.20";
@@ -141,13 +140,6 @@ fn asked_over_tcp() -> bool {
     let connections = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let mut ends = connections.lines().skip(1).map(|line| line.split_whitespace().skip(1).take(2).collect::<Vec<_>>());
     ends.any(|ends| ends[1] != "00000000:0000" && ends.iter().any(|end| end.ends_with(":0035")))
-}
-
-/// A name server that takes questions and never answers.
-fn silent() -> UdpSocket {
-    let socket = UdpSocket::bind((SERVER, 53)).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    socket
 }
 
 #[test]
