@@ -4,7 +4,7 @@ use super::{scratch, supervisor, wait_for};
 use std::{
     fs::{self, File},
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
@@ -32,11 +32,11 @@ impl Image {
         for (folder, mode) in [("", 0o755), ("tmp", 0o1777)] {
             fs::set_permissions(image.path(folder), fs::Permissions::from_mode(mode)).unwrap();
         }
-        image.program("sendo-supervisor", &fs::read(supervisor()).unwrap());
+        image.program("sendo-supervisor", &supervisor());
         let path = std::env::var_os("PATH").unwrap();
         let mut busybox = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
         let busybox = busybox.find(|file| file.exists()).expect("no busybox; run `make test`, which installs it");
-        image.program("bin/busybox", &fs::read(busybox).unwrap());
+        image.program("bin/busybox", &busybox);
         image.file("etc/resolv.conf", resolv_conf)
     }
 
@@ -55,9 +55,9 @@ impl Image {
         Self { user, threads: Some(threads), ..self }
     }
 
-    fn program(&self, name: &str, content: &[u8]) {
-        fs::write(self.path(name), content).unwrap();
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    /// By a process of its own: a program that we had open for writing when another test forks could not be started.
+    fn program(&self, name: &str, file: &Path) {
+        assert!(Command::new("cp").arg(file).arg(self.path(name)).status().unwrap().success());
     }
 
     /// The command runs as PID 1 there.
