@@ -1,5 +1,7 @@
 //! Budgets and promises of the shipped supervisor: checked on the file that is shipped.
 
+mod at_rest;
+
 use crate::env;
 use std::{path::Path, process::Command};
 

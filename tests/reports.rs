@@ -3,6 +3,7 @@
 
 mod address;
 mod grants;
+mod names;
 mod records;
 mod told;
 pub mod worker;

@@ -3,6 +3,8 @@
 pub mod container;
 pub mod databases;
 pub mod dev;
+pub mod image;
+pub mod names;
 pub mod wrong_ledger;
 
 use std::{

@@ -1,9 +1,12 @@
 //! One request to the ledger and what its answer means. Knows HTTP; knows no order, no retry.
 
+mod names;
+
 use super::super::config::JobConfig;
 use anyhow::{Context as _, bail};
+use names::Names;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// One request, from connect to the last byte.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -38,6 +41,7 @@ impl Ledger {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .no_proxy()
+            .dns_resolver(Arc::new(Names::new()))
             .redirect(reqwest::redirect::Policy::none())
             .timeout(REQUEST_LIMIT)
             .user_agent(concat!("sendo-supervisor/", env!("CARGO_PKG_VERSION")));
