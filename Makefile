@@ -39,7 +39,7 @@ bench: ## Measure the supervisor beside its peers and write docs/benchmarks.md
 	@tools/need cargo cc unshare tini dumb-init catatonit
 	@$(MAKE) --no-print-directory build-supervisor
 	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
-	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --no-default-features --bench init
+	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --profile dev --bench supervisor
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check
