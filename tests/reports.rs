@@ -2,7 +2,10 @@
 //! without leave, and what must be known arrives once the ledger is well, or is left in the termination log.
 
 mod address;
+mod fencing;
 mod grants;
+mod poison;
 mod records;
+mod senders;
 mod told;
 mod worker;
