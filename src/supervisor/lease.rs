@@ -6,7 +6,8 @@
 //! margin's share, if the kernel is late to run us, and if leftovers have to be swept generation by generation.
 //!
 //! Nothing here can end what the kernel does not end: a process in an uninterruptible sleep (a dead NFS server), or a transfer beside a supervisor
-//! that somebody has stopped (SIGSTOP) without stopping the transfer too.
+//! that somebody has stopped (SIGSTOP) without stopping the transfer too. And a virtual machine that its hypervisor pauses, with a clock that
+//! does not learn of it, takes up its transfer again where it was, until the ledger answers its next request with `superseded`.
 
 use nix::{
     sys::{

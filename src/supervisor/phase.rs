@@ -231,6 +231,8 @@ fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Ve
         Event::Signal { signal: SIGTERM | SIGINT, .. } => {
             nothing_ran("asked to go before the grant; nothing was run".into())
         }
+        // The grant is on its way from the reporter, and came too late.
+        Event::LeaseOver => nothing_ran("the lease was over before anything could start; nothing was run".into()),
         Event::Tick if now >= until => nothing_ran("no grant within the waiting time; nothing was run".into()),
         _ => (State::Asking { until }, vec![]),
     }

@@ -48,7 +48,7 @@ fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
 
 #[test]
 fn without_leave_nothing_runs_and_75_says_so() {
-    for event in [Event::Refused("bound".into()), term(false)] {
+    for event in [Event::Refused("bound".into()), term(false), Event::LeaseOver] {
         let (state, actions) = play(&plan(true), vec![Event::Begin, event]);
         assert_eq!(state, State::Done { code: NO_LEAVE });
         assert!(!actions.contains(&Action::Spawn));
@@ -235,7 +235,7 @@ proptest! {
             (state, actions) = step(&plan, state, event, now);
             if is_over {
                 let at_an_end = match &state {
-                    State::Running { .. } => false,
+                    State::Asking { .. } | State::Running { .. } => false,
                     State::Draining(drain) => drain.sent == Some(SIGKILL) && drain.at_once,
                     State::Sweeping(sweep) => sweep.killed,
                     _ => true,
