@@ -20,9 +20,9 @@ fn well(asked: &Asked) -> Reply {
     if asked.is_grant() { Reply::leased(LEASE) } else { Reply::go_on() }
 }
 
-/// A transfer that leaves a child in another session, which has a child, and hears no TERM.
+/// A transfer that leaves a child in another session, which has a child, and hears no TERM. Both go with the folder.
 const BURDENED: &str = r#"trap 'echo asked' TERM
-    setsid sh -c 'trap "echo asked" TERM; sh -c "trap : TERM; echo grandchild \$\$; until false; do sleep 0.05; done" & echo child $$; until false; do sleep 0.05; done' &
+    setsid sh -c 'trap "echo asked" TERM; sh -c "trap : TERM; echo grandchild \$\$; while [ -e stdout ]; do sleep 0.05; done" & echo child $$; while [ -e stdout ]; do sleep 0.05; done' &
     echo transfer $$; echo ready; until [ -e gate ]; do sleep 0.05; done"#;
 
 /// Waits until a lease that is held from now on is over: that of another attempt, whose ledger has gone silent.
