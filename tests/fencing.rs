@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::fs;
 
 /// Long enough for a busy machine to renew it.
-const LEASE: [&str; 2] = ["--lease", "6s"];
+const LEASE: [&str; 2] = ["--lease", "8s"];
 
 fn strict(mut job: Value) -> Value {
     job["fencing"] = json!("strict");
@@ -46,7 +46,7 @@ fn in_an_outage_of_the_ledger_a_strict_job_is_fenced_and_a_patient_one_succeeds(
     assert_eq!((&job["outcome"], &attempt["killed_by_signal"]), (&json!("fenced"), &json!(9)));
     assert_eq!(attempt["evidence"], json!(4), "its supervisor's record");
     let evidence = job["verdict"]["evidence"].to_string();
-    assert!(evidence.contains("lease 6s, margin 1s 500ms"), "{evidence}");
+    assert!(evidence.contains("lease 8s, margin 2s"), "{evidence}");
     dev.wait("patient", &["executing"]);
     fs::write(gate, "").unwrap();
     dev.wait("patient", &["succeeded"]);
