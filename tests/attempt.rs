@@ -71,6 +71,8 @@ fn where_the_job_says_stop_it_is_asked_at_once_and_a_person_decides() {
     assert_eq!(dev.phases("a"), ["queued", "setting_up", "executing", "stopping", "held"]);
     assert_eq!((&job["outcome"], &job["attempts"][0]["exit_code"]), (&json!("drained"), &json!(1)));
     assert!(job["verdict"]["next_action"].as_str().unwrap().contains("sendo retry a"), "{job:#}");
+    let sender = format!("SIGTERM from pid {} (", std::process::id());
+    assert!(job["verdict"]["evidence"].to_string().contains(&sender), "{job:#}");
     assert_eq!(output(&dev, "a", 1, "stdout"), "ready\nasked\n");
 }
 

@@ -208,6 +208,7 @@ fn a_folder_that_cannot_be_written_is_named() {
 fn flags_that_make_no_sense_are_told_before_anything_starts() {
     let home = env::scratch();
     says(&dev_in(home.path(), &["--heartbeat", "5"]), 2, &["--heartbeat", "30s"]);
+    says(&dev_in(home.path(), &["--lease", "10ms"]), 1, &["lease", "at least 1s"]);
     says(&dev_in(home.path(), &["--max-running", "0"]), 1, &["max_running", "at least 1"]);
     says(&dev_in(home.path(), &["--listen", "0.0.0.0:0"]), 1, &["0.0.0.0", "loopback"]);
     let mut command = sendo();

@@ -10,6 +10,7 @@ mod bad_input;
 mod container;
 mod databases;
 mod embulk;
+mod fencing;
 mod init;
 mod lifecycle;
 mod reports;

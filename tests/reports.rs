@@ -2,8 +2,11 @@
 //! without leave, and what must be known arrives once the ledger is well, or is left in the termination log.
 
 mod address;
+mod fencing;
 mod grants;
 mod names;
+mod poison;
 mod records;
+mod senders;
 mod told;
 pub mod worker;

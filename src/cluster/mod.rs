@@ -53,7 +53,7 @@ pub enum Observation {
         /// What stands in its termination log.
         message: Vec<u8>,
     },
-    /// It cannot be told; nothing is decided on this.
+    /// It cannot be told; nothing is decided on this alone.
     Unknown(String),
 }
 

@@ -75,6 +75,7 @@ mod tests {
             granted: true,
             executing: true,
             nonce: None,
+            lease_until: None,
             cancel_requested: None,
         }
     }

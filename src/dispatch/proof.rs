@@ -75,6 +75,27 @@ pub fn end(remains: Remains) -> AttemptEnd {
     }
 }
 
+/// The end of a strict attempt that the cluster cannot tell of, and whose lease is over: `ledger::lease` argues why that is proof.
+pub fn by_lease(until: Millis, why: &str) -> AttemptEnd {
+    let outcome = Outcome::Lost;
+    let moment =
+        jiff::Timestamp::from_millisecond(until.0).map_or_else(|_| until.0.to_string(), |at| format!("{at:.3}"));
+    let verdict = Verdict {
+        code: outcome.code().into(),
+        summary: "The attempt is over, because its lease is; nothing says how it ended.".into(),
+        evidence: vec![
+            format!("the cluster cannot tell: {why}"),
+            format!(
+                "its lease (`fencing: strict`) was over at {moment} by the ledger's clock; its supervisor kills everything before that"
+            ),
+        ],
+        confidence: Confidence::Unknown,
+        next_action: String::new(),
+    };
+    let ending = Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
+    AttemptEnd { ending, evidence: Evidence::Inference, at: until }
+}
+
 /// The end of an attempt that the cluster will not have.
 pub fn refused(why: &str, now: Millis) -> AttemptEnd {
     let outcome = Outcome::CreateFailed;

@@ -1,5 +1,6 @@
 //! Holds the ledger against the cluster, level-triggered: what is launching, alive, cancelled or ended is looked at, whatever was
-//! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided.
+//! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided, but for a strict attempt whose lease is
+//! over.
 
 use super::{Dispatcher, proof};
 use crate::{
@@ -56,24 +57,25 @@ impl Dispatcher {
             // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
             Observation::NeverExisted if attempt.cancel_requested.is_some() => self.end(attempt, None, &[]).await,
             Observation::NeverExisted => {
-                tracing::warn!(
-                    job = order.id.job,
-                    attempt = order.id.attempt,
-                    "its place has vanished and its fate is unknown; cancel it to be rid of it"
-                );
-                Ok(())
+                self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
             }
             Observation::Ended { exit, message } => self.end(attempt, exit, &message).await,
-            Observation::Unknown(why) => {
-                tracing::warn!(
-                    job = order.id.job,
-                    attempt = order.id.attempt,
-                    why,
-                    "cannot be seen; nothing is decided"
-                );
-                Ok(())
+            Observation::Unknown(why) => self.unseen(attempt, &why).await,
+        }
+    }
+
+    /// The cluster cannot tell. A lease that is over can: its supervisor has killed everything before. Without one nothing is decided.
+    async fn unseen(&self, attempt: &LiveAttempt, why: &str) -> Result<(), ledger::Error> {
+        let id = &attempt.order.id;
+        let now = ledger::now();
+        if let Some(until) = attempt.lease_until.filter(|until| *until <= now) {
+            // Renewed since we read it, or not: the ledger looks again.
+            if self.ledger.end_by_lease(id, proof::by_lease(until, why)).await? {
+                return Ok(());
             }
         }
+        tracing::warn!(job = id.job, attempt = id.attempt, why, "cannot be seen; nothing is decided");
+        Ok(())
     }
 
     async fn end(

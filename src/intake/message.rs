@@ -3,7 +3,7 @@
 use super::plaintext;
 use crate::record::{
     hexadecimal,
-    job::{Fencing, Job, WIRE_VERSION},
+    job::{Job, WIRE_VERSION},
 };
 use serde_json::Value;
 use std::fmt;
@@ -118,9 +118,6 @@ impl Faults {
                     "looks like a secret in plain text; labels are for everybody to read",
                 );
             }
-        }
-        if job.fencing == Fencing::Strict {
-            self.add("fencing", "this release has no `strict`; leave it out, or write `patient`");
         }
         if job.is_incremental() && job.definition.is_none() {
             self.add("definition", "an incremental transfer needs one: its cursor goes by (tenant, definition)");

@@ -11,9 +11,10 @@ use crate::record::{
 impl Ledger {
     /// Appends a batch. (job, attempt, source, seq) names a record for ever: what is known already is passed over.
     ///
-    /// Records of a process without the grant are kept as history and folded into nothing.
+    /// Records of a process without the grant are kept as history and folded into nothing. A batch of the process that has it renews its
+    /// lease, an empty one too.
     pub async fn append(&self, batch: &RecordBatch, report_every_ms: u64) -> Result<RecordsAnswer, Error> {
-        let answer = |directive| RecordsAnswer { directive, stop_by: None, report_every_ms };
+        let answer = |directive| RecordsAnswer { directive, stop_within_ms: None, report_every_ms };
         let mut tx = self.begin().await?;
         let (Some(mut job), Some(attempt)) =
             (self.job_row(&mut tx, &batch.id.job).await?, self.attempt_row(&mut tx, &batch.id).await?)
@@ -42,6 +43,7 @@ impl Ledger {
                 .bind(i64::from(batch.id.attempt))
                 .execute(&mut *tx)
                 .await?;
+            self.renew_lease(&mut tx, &batch.id).await?;
         }
         let ended = self.attempt_row(&mut tx, &batch.id).await?.map_or(0, |attempt| attempt.evidence);
         tx.commit().await?;

@@ -1,8 +1,20 @@
 //! Leave to start: binds an attempt to one process for good.
 
 use super::{Error, Ledger, Tx, rows::JobRow};
-use crate::record::wire::{AttemptId, Cursor, Grant, GrantAnswer, GrantRequest};
+use crate::record::{
+    job::Fencing,
+    wire::{AttemptId, Cursor, Grant, GrantAnswer, GrantRequest},
+};
 use sqlx::Row as _;
+use std::time::Duration;
+
+/// What a grant says besides the job's own: settings of the control program.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    pub report_every_ms: u64,
+    /// For `fencing: strict`; an attempt keeps the one that it was granted with.
+    pub lease: Duration,
+}
 
 impl Ledger {
     /// Answers a supervisor that asks to start. `key` signs its termination message.
@@ -13,7 +25,7 @@ impl Ledger {
         request: &GrantRequest,
         uid: &str,
         key: String,
-        report_every_ms: u64,
+        terms: Terms,
     ) -> Result<GrantAnswer, Error> {
         let no = |reason: &str| Ok(GrantAnswer::Superseded { reason: reason.to_owned() });
         let mut tx = self.begin().await?;
@@ -38,11 +50,16 @@ impl Ledger {
             None if row.cancel_requested => return no("the job was cancelled"),
             None => self.bind(&mut tx, request).await?,
         }
+        let lease_ms = match row.job.fencing {
+            Fencing::Patient => None,
+            Fencing::Strict => Some(self.hold_lease(&mut tx, &request.id, terms.lease).await?),
+        };
         let cursor = self.cursor(&mut tx, &row, &request.id).await?;
         tx.commit().await?;
         Ok(GrantAnswer::Granted(Box::new(Grant {
             key,
-            report_every_ms,
+            report_every_ms: terms.report_every_ms,
+            lease_ms,
             memory_limit_bytes: row.job.resources.memory.map(|bytes| bytes.0),
             embulk_config: row.job.embulk.map(|embulk| embulk.config),
             cursor,

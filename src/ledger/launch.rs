@@ -43,6 +43,8 @@ pub struct LiveAttempt {
     /// Its supervisor has said that the transfer runs.
     pub executing: bool,
     pub nonce: Option<String>,
+    /// Under `fencing: strict`, once granted: nothing of it runs after this moment of the ledger's clock.
+    pub lease_until: Option<Millis>,
     pub cancel_requested: Option<Millis>,
 }
 
@@ -50,7 +52,7 @@ pub struct LiveAttempt {
 macro_rules! attempts_where {
     ($condition:literal) => {
         concat!(
-            "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, j.spec, j.phase, ",
+            "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, a.lease_until_ms, j.spec, j.phase, ",
             "j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
             $condition
         )
@@ -177,6 +179,7 @@ fn live_attempt(row: &AnyRow) -> Result<LiveAttempt, Error> {
         granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
         executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
         nonce: row.try_get("nonce")?,
+        lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
         cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
     })
 }

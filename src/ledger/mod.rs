@@ -1,7 +1,8 @@
 //! The truth: a SQL database with every job, attempt, transition and reading. The only room with SQL.
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
-//! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `append` takes the supervisors' records, `fold` decides
+//! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
+//! attempts, `append` takes the supervisors' records, `fold` decides
 //! what an end means, `operate` obeys people, `query` reads.
 
 mod accept;
@@ -10,6 +11,7 @@ mod dialect;
 mod fold;
 mod grant;
 mod launch;
+mod lease;
 mod operate;
 mod query;
 mod rows;
@@ -17,6 +19,7 @@ mod schema;
 
 pub use accept::Accepted;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
+pub use grant::Terms;
 pub use launch::{LiveAttempt, Order, Waiting};
 pub use operate::{Cancelled, Retried};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};

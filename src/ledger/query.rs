@@ -59,6 +59,8 @@ pub struct AttemptView {
     pub granted_at_ms: Option<i64>,
     pub executing_at_ms: Option<i64>,
     pub last_record_ms: Option<i64>,
+    /// Under `fencing: strict`, once granted.
+    pub lease_until_ms: Option<i64>,
     pub ended_at_ms: Option<i64>,
     pub outcome: Option<String>,
     pub evidence: i64,
@@ -224,6 +226,7 @@ fn attempt(row: &AnyRow) -> Result<AttemptView, Error> {
         granted_at_ms: row.try_get("granted_at_ms")?,
         executing_at_ms: row.try_get("executing_at_ms")?,
         last_record_ms: row.try_get("last_record_ms")?,
+        lease_until_ms: row.try_get("lease_until_ms")?,
         ended_at_ms: row.try_get("ended_at_ms")?,
         outcome: row.try_get("outcome")?,
         evidence: row.try_get("evidence")?,

@@ -27,6 +27,8 @@ pub struct AttemptRow {
     pub cursor_generation: Option<i64>,
     pub granted: bool,
     pub executing: bool,
+    /// Under `fencing: strict`: nothing of it runs after this moment of the ledger's clock.
+    pub lease_until: Option<Millis>,
     /// Rank of the evidence that its end stands on; 0 before.
     pub evidence: i64,
 }
@@ -51,7 +53,7 @@ impl Ledger {
     }
 
     pub(super) async fn attempt_row(&self, tx: &mut Tx, id: &AttemptId) -> Result<Option<AttemptRow>, Error> {
-        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, evidence FROM attempts \
+        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, evidence FROM attempts \
                          WHERE job_id = ? AND attempt = ?";
         let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         let row = query.fetch_optional(&mut **tx).await?;
@@ -62,6 +64,7 @@ impl Ledger {
                 cursor_generation: row.try_get("cursor_generation")?,
                 granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
                 executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
+                lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
                 evidence: row.try_get("evidence")?,
             })
         })

@@ -11,7 +11,10 @@ use crate::record::{
 };
 use std::time::Duration;
 
+mod lease;
+
 const EVERY: u64 = 1000;
+const TERMS: Terms = Terms { report_every_ms: EVERY, lease: Duration::from_secs(3600) };
 
 /// A ledger in a folder of its own.
 struct Fresh {
@@ -77,8 +80,12 @@ impl Fresh {
     }
 
     async fn grant(&self, id: &AttemptId, nonce: &str) -> GrantAnswer {
+        self.grant_on(id, nonce, TERMS).await
+    }
+
+    async fn grant_on(&self, id: &AttemptId, nonce: &str, terms: Terms) -> GrantAnswer {
         let request = GrantRequest { id: id.clone(), nonce: nonce.into() };
-        self.ledger.grant(&request, "uid", "00".into(), EVERY).await.unwrap()
+        self.ledger.grant(&request, "uid", "00".into(), terms).await.unwrap()
     }
 
     async fn append(&self, id: &AttemptId, source: &str, records: Vec<Record>) -> Directive {
@@ -127,7 +134,7 @@ async fn a_grant_binds_one_process_for_good() {
         assert_eq!(matches!(fresh.grant(&id, nonce).await, GrantAnswer::Granted(_)), granted, "{nonce}");
     }
     let request = GrantRequest { id: id.clone(), nonce: "n".into() };
-    let elsewhere = fresh.ledger.grant(&request, "another uid", "00".into(), EVERY).await.unwrap();
+    let elsewhere = fresh.ledger.grant(&request, "another uid", "00".into(), TERMS).await.unwrap();
     assert!(matches!(elsewhere, GrantAnswer::Superseded { .. }));
     // A stranger's records are history: they move nothing and the stranger is told to stop.
     let told = fresh.append(&id, "m", vec![phase(1, Phase::Executing), end(2, Outcome::Succeeded)]).await;

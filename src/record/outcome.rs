@@ -21,6 +21,8 @@ pub enum Outcome {
     Stalled,
     /// We stopped it because its Pod was asked to go.
     Drained,
+    /// Its lease ran out while the ledger could not be reached; we killed it (`fencing: strict`).
+    Fenced,
     /// An operator or the scheduler said so.
     Cancelled,
     /// It could not be executed: the errno of exec.
@@ -46,6 +48,7 @@ impl Outcome {
             Self::TimedOut => "timed_out",
             Self::Stalled => "stalled",
             Self::Drained => "drained",
+            Self::Fenced => "fenced",
             Self::Cancelled => "cancelled",
             Self::NotStarted { .. } => "not_started",
             Self::CreateFailed => "create_failed",
@@ -56,7 +59,7 @@ impl Outcome {
 
     /// The fault lies with the place and not with the transfer: its retries come out of the infrastructure's budget.
     pub fn is_infrastructure(&self) -> bool {
-        matches!(self, Self::Killed { .. } | Self::Drained | Self::NeverGranted | Self::Lost)
+        matches!(self, Self::Killed { .. } | Self::Drained | Self::Fenced | Self::NeverGranted | Self::Lost)
     }
 
     /// The transfer's process certainly never ran, so nothing can have been written.

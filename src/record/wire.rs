@@ -51,6 +51,10 @@ pub struct Grant {
     pub key: String,
     /// How often to ship usage, in milliseconds.
     pub report_every_ms: u64,
+    /// Under `fencing: strict` alone: so long after the sending of the last request that the ledger acknowledged (this one, then each
+    /// batch, an empty one too) nothing of the attempt may run any more. A `superseded` acknowledges nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
     /// What the place may use, where it is not the control group that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
@@ -71,7 +75,7 @@ pub struct Cursor {
     pub diff: String,
 }
 
-/// A batch of what happened, in order of `seq`.
+/// A batch of what happened, in order of `seq`; an empty one says that the supervisor is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordBatch {
     #[serde(flatten)]
@@ -113,9 +117,10 @@ pub enum Body {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordsAnswer {
     pub directive: Directive,
-    /// When the place must be empty, where that is known and earlier than the grace.
+    /// How soon the place must be empty, where that is known and earlier than the grace. Counted by the ledger from this answer, by the
+    /// supervisor from the sending of its request, which is earlier: no clock of one is read by the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_by: Option<Millis>,
+    pub stop_within_ms: Option<u64>,
     pub report_every_ms: u64,
 }
 

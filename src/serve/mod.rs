@@ -17,7 +17,7 @@ use crate::{
     cluster::{Cluster, key::Key, local},
     dispatch::{Dispatcher, admit::Limits, retry},
     intake,
-    ledger::Ledger,
+    ledger::{Ledger, Terms},
 };
 use anyhow::Context as _;
 use axum::Router;
@@ -38,7 +38,7 @@ pub struct Service {
     pub key: Arc<Key>,
     pub cluster: Arc<dyn Cluster>,
     pub wake: Arc<Notify>,
-    pub report_every_ms: u64,
+    pub terms: Terms,
 }
 
 /// A control program that has everything it needs, and only has to run.
@@ -97,7 +97,8 @@ impl Ready {
             wake: Arc::clone(&wake),
         };
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
-        let service = Arc::new(Service { ledger, key, cluster, wake, report_every_ms });
+        let terms = Terms { report_every_ms, lease: settings.lease.0 };
+        let service = Arc::new(Service { ledger, key, cluster, wake, terms });
         Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, address })
     }
 

@@ -12,9 +12,25 @@ use std::{
 /// Where `listen` points where nobody says anything.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8920);
 
+/// Where nobody says anything: short enough that a person waits for a successor, and long enough for a restart of the control program. The
+/// supervisor kills a quarter of it before the end.
+pub const LEASE: Span = Span(Duration::from_secs(60));
+
+/// Below this an ordinary pause of a machine would kill transfers; supervisors refuse it.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
 /// Keys of the file that a variable may set too.
-const VARIABLES: [&str; 8] =
-    ["listen", "worker_listen", "state_dir", "database_url", "max_running", "heartbeat", "report_every", "linger"];
+const VARIABLES: [&str; 9] = [
+    "listen",
+    "worker_listen",
+    "state_dir",
+    "database_url",
+    "max_running",
+    "heartbeat",
+    "report_every",
+    "linger",
+    "lease",
+];
 
 /// The whole of `sendo.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,6 +52,8 @@ pub struct Settings {
     pub report_every: Span,
     /// How long it stays for its last report's receipt.
     pub linger: Span,
+    /// How long a job that says `fencing: strict` may go on without the ledger.
+    pub lease: Span,
     /// `[[cluster]]`: where attempts run.
     pub cluster: Vec<Local>,
 }
@@ -61,6 +79,7 @@ impl Default for Settings {
             heartbeat: Span(Duration::from_secs(10)),
             report_every: Span(Duration::from_secs(10)),
             linger: Span(Duration::from_secs(600)),
+            lease: LEASE,
             cluster: vec![Local::default()],
         }
     }
@@ -133,6 +152,9 @@ impl Settings {
         }
         if self.heartbeat.0 < Duration::from_millis(100) || self.report_every.0 < Duration::from_millis(100) {
             bail!("heartbeat and report_every: at least 100ms");
+        }
+        if self.lease.0 < SHORTEST_LEASE {
+            bail!("lease: {} is too short; at least 1s, and 60s are usual", self.lease);
         }
         Ok(())
     }

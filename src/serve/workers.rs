@@ -32,7 +32,7 @@ async fn grant(
 ) -> Result<Json<GrantAnswer>, Problem> {
     let bearer = bearer(&service, &headers, &request.id)?;
     let key = service.key.of_attempt(&request.id, &request.nonce);
-    Ok(Json(service.ledger.grant(&request, &bearer.uid, key, service.report_every_ms).await?))
+    Ok(Json(service.ledger.grant(&request, &bearer.uid, key, service.terms).await?))
 }
 
 async fn records(
@@ -41,7 +41,7 @@ async fn records(
     Json(batch): Json<RecordBatch>,
 ) -> Result<Json<RecordsAnswer>, Problem> {
     bearer(&service, &headers, &batch.id)?;
-    let answer = service.ledger.append(&batch, service.report_every_ms).await?;
+    let answer = service.ledger.append(&batch, service.terms.report_every_ms).await?;
     if batch.records.iter().any(|record| matches!(record.body, Body::Ending { .. })) {
         service.wake.notify_one();
     }

@@ -1,7 +1,11 @@
 //! What the supervisor is told: flag, else `SENDO_…` variable, else default. All of it is checked before anything starts.
 
 use super::user::{self, User};
-use crate::record::{job::OnTerm, span::Span, wire::AttemptId};
+use crate::record::{
+    job::{Fencing, OnTerm},
+    span::Span,
+    wire::AttemptId,
+};
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
@@ -33,8 +37,8 @@ const SETTINGS: [(&str, &str, &str); 18] = [
     ("stall-after", "SPAN", "stop it after so long without output, I/O and CPU (default: never)"),
     (
         "fencing",
-        "patient",
-        "a granted transfer runs through any outage of the ledger; this release has nothing stricter",
+        "patient|strict",
+        "patient: a granted transfer runs through any outage of the ledger; strict: it is killed before its lease ends (default patient)",
     ),
     ("termination-log", "FILE", "where the last word is left (default /dev/termination-log)"),
     ("relay", "on|off", "read the transfer's output on its way (default on with a job)"),
@@ -95,6 +99,7 @@ pub struct JobConfig {
     pub on_term: OnTerm,
     pub deadline: Option<Duration>,
     pub stall_after: Option<Duration>,
+    pub fencing: Fencing,
     pub termination_log: PathBuf,
     pub work_dir: PathBuf,
     pub secrets_dir: PathBuf,
@@ -181,7 +186,6 @@ fn job(raw: &Raw) -> Result<JobConfig, Problem> {
     if !matches!(ledger_url.scheme(), "http" | "https") || ledger_url.cannot_be_a_base() {
         return Err(wrong(raw, "ledger-url", "must begin with http:// or https://"));
     }
-    word(raw, "fencing", &[("patient", ())])?;
     let heartbeat = span(raw, "heartbeat")?.unwrap_or(HEARTBEAT);
     if heartbeat < SHORTEST_HEARTBEAT {
         return Err(wrong(raw, "heartbeat", "must be at least 100ms"));
@@ -197,6 +201,8 @@ fn job(raw: &Raw) -> Result<JobConfig, Problem> {
         on_term: word(raw, "on-term", &[("finish", OnTerm::Finish), ("stop", OnTerm::Stop)])?.unwrap_or_default(),
         deadline: span(raw, "deadline")?,
         stall_after: span(raw, "stall-after")?,
+        fencing: word(raw, "fencing", &[("patient", Fencing::Patient), ("strict", Fencing::Strict)])?
+            .unwrap_or_default(),
         termination_log: path("termination-log", TERMINATION_LOG.into()),
         work_dir: path("work-dir", std::env::temp_dir()),
         secrets_dir: path("secrets-dir", SECRETS_DIR.into()),
@@ -308,6 +314,7 @@ mod tests {
             (with("SENDO_ATTEMPT", "one"), ["SENDO_ATTEMPT", "one"]),
             (with("SENDO_LEDGER_URL", "mysql://x/"), ["SENDO_LEDGER_URL", "https://"]),
             (with("SENDO_ON_TERM", "wait"), ["SENDO_ON_TERM", "finish"]),
+            (with("SENDO_FENCING", "strickt"), ["SENDO_FENCING", "strict"]),
             (run(&["--job", "a", "--", "x"], &[]).unwrap_err(), ["--attempt", "SENDO_ATTEMPT"]),
             (run(&["--bogus", "x"], &[]).unwrap_err(), ["--bogus", "--help"]),
             (run(&[], &[]).unwrap_err(), ["nothing to run", "usage:"]),

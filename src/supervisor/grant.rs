@@ -175,6 +175,7 @@ mod tests {
     fn grant() -> Grant {
         Grant {
             key: String::new(),
+            lease_ms: None,
             report_every_ms: 1,
             memory_limit_bytes: Some(1 << 30),
             embulk_config: Some(serde_json::json!({"in": {"password": "a${secret:dwh}b${secret:dwh}", "port": 1}})),

@@ -1,7 +1,7 @@
 //! Inside the Pod: PID 1, and the transfer's only parent.
 //!
 //! One loop receives [`Event`]s, asks [`phase::step`] and carries out the [`Action`]s. It waits in one `poll` for signals, for the
-//! relay's pipes and for the reporter's bell, and wakes for nothing else. The reporter's thread (`report`) does all that may block.
+//! relay's pipes, for the reporter's bell and for the lease's alarm, and wakes for nothing else. The reporter's thread (`report`) does all that may block.
 //! The other half of the conversation is `serve::workers`.
 
 mod child;
@@ -9,10 +9,12 @@ pub mod config;
 mod descent;
 mod embulk;
 mod grant;
+mod lease;
 mod outcome;
 mod phase;
 mod relay;
 mod report;
+mod senders;
 mod signals;
 mod termination_log;
 mod usage;
@@ -27,10 +29,12 @@ use anyhow::Context as _;
 use child::{Child, Reaped, Transfer};
 use config::{Asked, Config};
 use grant::Prepared;
+use lease::Alarm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use phase::{Action, Event, Exit, Plan, State};
 use relay::{Relay, Seen};
 use report::{News, Note, Reporter};
+use senders::Senders;
 use signals::Signals;
 use std::{
     collections::VecDeque,
@@ -84,6 +88,9 @@ struct Supervisor {
     seen: Arc<Seen>,
     /// Only with a job.
     reporter: Option<Reporter>,
+    /// Our own and not the reporter's: whatever that thread hangs in, a strict transfer ends in time.
+    alarm: Alarm,
+    senders: Senders,
     nonce: String,
     relay: Option<Relay>,
     child: Option<Child>,
@@ -116,6 +123,8 @@ impl Supervisor {
             plan,
             signals,
             reporter: reporter.transpose()?,
+            alarm: Alarm::new().context("make a timer")?,
+            senders: Senders::default(),
             seen,
             nonce,
             relay: None,
@@ -164,6 +173,7 @@ impl Supervisor {
     /// Sleeps until something happens.
     fn wait(&self, until: Option<Instant>) {
         let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        sources.push(PollFd::new(self.alarm.as_fd(), PollFlags::POLLIN));
         sources.extend(self.reporter.as_ref().map(|reporter| PollFd::new(reporter.bell.as_fd(), PollFlags::POLLIN)));
         sources.extend(self.relay.iter().flat_map(Relay::interests));
         let timeout = until.map_or(PollTimeout::NONE, |until| {
@@ -189,6 +199,9 @@ impl Supervisor {
             let sender = arrived.sender.filter(|sender| asks_to_go && *sender > 1);
             let descends = sender.is_some_and(descent::is_descendant);
             tracing::debug!(signal = arrived.signal, sender = arrived.sender, descends, "signal");
+            if asks_to_go {
+                self.senders.heard(arrived, descends);
+            }
             if descends {
                 tracing::warn!(signal = arrived.signal, sender, "the transfer signalled us; not obeyed");
             }
@@ -209,6 +222,10 @@ impl Supervisor {
         for news in news {
             events.extend(self.understand(news));
         }
+        // After the news: it may have been renewed while we slept.
+        if self.alarm.rings() {
+            events.push_back(Event::LeaseOver);
+        }
     }
 
     fn understand(&mut self, news: News) -> Option<Event> {
@@ -219,7 +236,11 @@ impl Supervisor {
             }
             News::Refused(why) => Some(Event::Refused(why)),
             News::Told(directive) => Some(Event::Told(directive)),
-            News::StopBy(at) => Some(Event::StopBy(Instant::now() + at.since(Millis::from_system(SystemTime::now())))),
+            News::StopBy(at) => Some(Event::StopBy(at)),
+            News::Lease(lease) => self.alarm.set(lease).err().map(|errno| {
+                tracing::error!(%errno, "the lease's end cannot be waited for");
+                Event::LeaseOver
+            }),
             News::Silent(seconds) => {
                 let limit = self.config.job.as_ref()?.stall_after?;
                 (seconds >= limit.as_secs_f64()).then_some(Event::Stalled)
@@ -323,6 +344,8 @@ impl Supervisor {
         outcome::conclude(outcome::Evidence {
             exit,
             reason,
+            asked_by: &self.senders.evidence(),
+            lease: self.alarm.lease(),
             oom_kills,
             memory_limit_bytes: group.memory_limit_bytes,
             memory_peak_bytes: group.memory_peak_bytes,

@@ -1,6 +1,9 @@
 //! From the evidence to the outcome and its verdict: pure, one place for every wording.
 
-use super::phase::{Exit, Reason};
+use super::{
+    lease::Lease,
+    phase::{Exit, Reason},
+};
 use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict};
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
@@ -13,6 +16,10 @@ pub struct Evidence<'a> {
     pub exit: Exit,
     /// Why we ended it, if we did.
     pub reason: Option<Reason>,
+    /// Who asked for its end, in words.
+    pub asked_by: &'a [String],
+    /// Under `fencing: strict`.
+    pub lease: Option<&'a Lease>,
     /// How far the kernel's count of kills for memory rose since the start.
     pub oom_kills: Option<u64>,
     pub memory_limit_bytes: Option<u64>,
@@ -33,6 +40,8 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
     let outcome = outcome(&evidence);
     let mut seen = vec![exit_words(evidence.exit)];
     seen.extend(evidence.reason.map(|reason| format!("we ended it: {}", reason.as_str())));
+    seen.extend(evidence.lease.filter(|_| evidence.reason == Some(Reason::LeaseLost)).map(Lease::evidence));
+    seen.extend_from_slice(evidence.asked_by);
     seen.extend(
         evidence
             .oom_kills
@@ -80,6 +89,7 @@ fn outcome(evidence: &Evidence<'_>) -> Outcome {
         (_, Some(Reason::AskedToGo)) => Outcome::Drained,
         (_, Some(Reason::Deadline)) => Outcome::TimedOut,
         (_, Some(Reason::Stalled)) => Outcome::Stalled,
+        (_, Some(Reason::LeaseLost)) => Outcome::Fenced,
         (_, Some(Reason::Cancelled | Reason::Superseded)) => Outcome::Cancelled,
         (exit, None) if out_of_memory(exit, evidence) => Outcome::OutOfMemory,
         (Exit::Code(exit_code), None) => Outcome::Failed { exit_code },
@@ -136,6 +146,7 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
             "The transfer showed no output, no I/O and no CPU for its stall limit and was stopped.".into()
         }
         Outcome::Drained => "The Pod was asked to go, and the transfer was stopped before it could finish.".into(),
+        Outcome::Fenced => "Its lease ran out while the ledger could not be reached; we killed it.".into(),
         Outcome::Cancelled => match evidence.reason {
             Some(Reason::Superseded) => "Another attempt counts; this one was stopped.".into(),
             _ => "The transfer was cancelled.".into(),
@@ -156,6 +167,7 @@ fn next_action(outcome: &Outcome) -> &'static str {
         Outcome::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
         Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
         Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
+        Outcome::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
         Outcome::NotStarted { .. } => "Mend the command or the image.",
         _ => "",
     }
@@ -169,6 +181,8 @@ mod tests {
         let evidence = Evidence {
             exit,
             reason,
+            asked_by: &[],
+            lease: None,
             oom_kills,
             memory_limit_bytes: None,
             memory_peak_bytes: None,
@@ -184,7 +198,7 @@ mod tests {
 
     #[test]
     fn exit_0_wins_over_our_plan() {
-        for reason in [Reason::AskedToGo, Reason::Cancelled, Reason::Deadline] {
+        for reason in [Reason::AskedToGo, Reason::Cancelled, Reason::Deadline, Reason::LeaseLost] {
             assert_eq!(given(Exit::Code(0), Some(reason), None, None), Outcome::Succeeded);
         }
     }
@@ -194,6 +208,7 @@ mod tests {
         assert_eq!(given(Exit::Code(143), Some(Reason::AskedToGo), None, None), Outcome::Drained);
         assert_eq!(given(Exit::Signal(9), Some(Reason::Cancelled), Some(1), None), Outcome::Cancelled);
         assert_eq!(given(Exit::Signal(9), Some(Reason::Deadline), None, None), Outcome::TimedOut);
+        assert_eq!(given(Exit::Signal(9), Some(Reason::LeaseLost), None, None), Outcome::Fenced);
     }
 
     #[test]

@@ -13,15 +13,15 @@
 //! Time arrives with the event, and [`State::wake_at`] says when the next one is due without any. The loop in `supervisor`
 //! carries out the [`Action`]s in order.
 
+mod drain;
+
 use crate::record::{job::OnTerm, phase::Phase, wire::Directive};
+pub use drain::Drain;
+use drain::{RESERVE, asked_to_go, due, kill_now, leave_by, stop_now};
 use std::time::{Duration, Instant};
 
-/// From TERM to KILL where no grace says otherwise: a cancel, a deadline, a stall, and what a transfer leaves behind.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// Leftovers of an ended transfer get this long after TERM.
 const SWEEP_MARGIN: Duration = Duration::from_secs(2);
-/// Kept free at the end of a grace for the last reports; never more than a tenth of the grace.
-const RESERVE: Duration = Duration::from_secs(5);
 
 pub const SIGINT: i32 = libc::SIGINT;
 pub const SIGKILL: i32 = libc::SIGKILL;
@@ -49,6 +49,26 @@ pub enum Reason {
     Stalled,
     Cancelled,
     Superseded,
+    /// The ledger could not be reached for so long that it may soon think that nothing of us runs any more.
+    LeaseLost,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AskedToGo => "the Pod was asked to go (SIGTERM)",
+            Self::Deadline => "the deadline passed",
+            Self::Stalled => "no output, no I/O and no CPU for the stall limit",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded: another attempt counts",
+            Self::LeaseLost => "its lease ran out while the ledger could not be reached",
+        }
+    }
+
+    /// Another attempt counts, or may count soon.
+    fn is_about_another(self) -> bool {
+        matches!(self, Self::Superseded | Self::LeaseLost)
+    }
 }
 
 /// Where the supervisor stands.
@@ -75,22 +95,6 @@ pub enum State {
     Done {
         code: u8,
     },
-}
-
-/// An end under way.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Drain {
-    pub reason: Reason,
-    /// TERM and INT that came from outside so far; the second is a KILL.
-    pub terms: u32,
-    pub term_at: Option<Instant>,
-    pub kill_at: Option<Instant>,
-    /// What we have sent for this reason: nothing, TERM, or KILL.
-    pub sent: Option<i32>,
-    /// When the place must be empty.
-    pub gone_by: Option<Instant>,
-    /// The transfer's own deadline goes on.
-    pub deadline: Option<Instant>,
 }
 
 /// What is known of an ended transfer while its leftovers end.
@@ -149,7 +153,9 @@ pub enum Event {
     /// The place must be empty by then.
     StopBy(Instant),
     Stalled,
-    /// The ledger has acknowledged the ending.
+    /// Under `fencing: strict`: by the margin before our lease's end the ledger has not renewed it.
+    LeaseOver,
+    /// The ledger has acknowledged the ending, or will never take it.
     Receipt,
     /// Time passed; see [`State::wake_at`].
     Tick,
@@ -172,18 +178,6 @@ pub enum Action {
     },
     /// Leave a hint of why nothing ran.
     Hint(String),
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AskedToGo => "the Pod was asked to go (SIGTERM)",
-            Self::Deadline => "the deadline passed",
-            Self::Stalled => "no output, no I/O and no CPU for the stall limit",
-            Self::Cancelled => "cancelled",
-            Self::Superseded => "superseded: another attempt counts",
-        }
-    }
 }
 
 impl State {
@@ -233,10 +227,12 @@ fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Ve
     let nothing_ran = |why: String| (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)]);
     match event {
         Event::Granted => (State::Running { deadline: plan.deadline.map(|span| now + span) }, vec![Action::Spawn]),
-        Event::Refused(why) => nothing_ran(format!("superseded: {why}; nothing was run")),
+        Event::Refused(why) => nothing_ran(format!("{why}; nothing was run")),
         Event::Signal { signal: SIGTERM | SIGINT, .. } => {
             nothing_ran("asked to go before the grant; nothing was run".into())
         }
+        // The grant is on its way from the reporter, and came too late.
+        Event::LeaseOver => nothing_ran("the lease was over before anything could start; nothing was run".into()),
         Event::Tick if now >= until => nothing_ran("no grant within the waiting time; nothing was run".into()),
         _ => (State::Asking { until }, vec![]),
     }
@@ -246,7 +242,7 @@ fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -
     let goes_on = State::Running { deadline };
     let drain = match event {
         Event::Spawned if plan.job => return (goes_on, vec![Action::Report(Phase::Executing, "started")]),
-        Event::Exited(exit) => return ended(exit, None, None, now),
+        Event::Exited(exit) => return ended(exit, None, None, false, now),
         Event::Signal { signal, .. } if !plan.job => {
             let kill_at = plan.grace.map(|grace| now + grace);
             let drain = Drain { kill_at, sent: Some(SIGTERM), ..Drain::for_reason(Reason::AskedToGo) };
@@ -258,13 +254,17 @@ fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -
         Event::Signal { signal, .. } => return (goes_on, vec![Action::Send(signal)]),
         Event::StopBy(gone_by) => leave_by(plan.on_term, gone_by, now),
         Event::Told(Directive::Cancel) => stop_now(Reason::Cancelled, now),
-        Event::Told(Directive::Superseded) => kill_now(now),
+        Event::Told(Directive::Superseded) => kill_now(Reason::Superseded, now),
+        Event::LeaseOver => kill_now(Reason::LeaseLost, now),
         Event::Stalled => stop_now(Reason::Stalled, now),
         Event::Tick if deadline.is_some_and(|deadline| now >= deadline) => stop_now(Reason::Deadline, now),
         _ => return (goes_on, vec![]),
     };
     let report = Action::Report(Phase::Stopping, drain.reason.as_str());
-    due(Drain { deadline, ..drain }, vec![report], now)
+    let (state, mut actions) = due(Drain { deadline, ..drain }, vec![], now);
+    // A signal that is due waits for no log.
+    actions.push(report);
+    (state, actions)
 }
 
 fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State, Vec<Action>) {
@@ -272,7 +272,13 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
     match event {
         // An end that we did not bring about has its own reason.
         Event::Exited(exit) => {
-            return ended(exit, drain.sent.filter(|_| plan.job).and(Some(drain.reason)), drain.gone_by, now);
+            return ended(
+                exit,
+                drain.sent.filter(|_| plan.job).and(Some(drain.reason)),
+                drain.gone_by,
+                drain.at_once,
+                now,
+            );
         }
         Event::Signal { signal, .. } if !plan.job => actions.push(Action::Send(signal)),
         Event::Signal { signal: SIGTERM | SIGINT, ours: true } => {}
@@ -284,10 +290,13 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
         }
         Event::Signal { signal, .. } => actions.push(Action::Send(signal)),
         Event::StopBy(gone_by) if plan.job => drain.hasten(leave_by(plan.on_term, gone_by, now)),
-        Event::Told(Directive::Cancel) if drain.reason != Reason::Superseded => {
+        Event::Told(Directive::Cancel) if !drain.reason.is_about_another() => {
             drain.turn_into(stop_now(Reason::Cancelled, now))
         }
-        Event::Told(Directive::Superseded) => drain.turn_into(kill_now(now)),
+        Event::Told(Directive::Superseded) => drain.turn_into(kill_now(Reason::Superseded, now)),
+        // What is killed already keeps the reason that it was killed for.
+        Event::LeaseOver if drain.sent == Some(SIGKILL) => drain.at_once = true,
+        Event::LeaseOver => drain.turn_into(kill_now(Reason::LeaseLost, now)),
         Event::Stalled if drain.sent.is_none() => drain.turn_into(stop_now(Reason::Stalled, now)),
         Event::Tick if drain.sent.is_none() && drain.deadline.is_some_and(|deadline| now >= deadline) => {
             drain.turn_into(stop_now(Reason::Deadline, now));
@@ -297,91 +306,44 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
     due(drain, actions, now)
 }
 
-impl Drain {
-    fn for_reason(reason: Reason) -> Self {
-        Self { reason, terms: 0, term_at: None, kill_at: None, sent: None, gone_by: None, deadline: None }
-    }
-
-    /// The earlier of both plans.
-    fn hasten(&mut self, other: Self) {
-        let earlier = |ours: Option<Instant>, theirs: Option<Instant>| ours.into_iter().chain(theirs).min();
-        self.term_at = earlier(self.term_at, other.term_at);
-        self.kill_at = earlier(self.kill_at, other.kill_at);
-        self.gone_by = earlier(self.gone_by, other.gone_by);
-    }
-
-    /// A stronger reason than the one so far.
-    fn turn_into(&mut self, other: Self) {
-        self.reason = other.reason;
-        self.hasten(other);
-    }
-}
-
-/// The first SIGTERM starts the clock: TERM so late that the transfer may finish, KILL before the end of the grace.
-fn asked_to_go(plan: &Plan, now: Instant) -> Drain {
-    let drain = match plan.grace.or(plan.deadline) {
-        Some(grace) => leave_by(plan.on_term, now + grace, now),
-        None if plan.on_term == OnTerm::Stop => stop_now(Reason::AskedToGo, now),
-        None => Drain::for_reason(Reason::AskedToGo),
-    };
-    Drain { terms: 1, ..drain }
-}
-
-fn leave_by(on_term: OnTerm, gone_by: Instant, now: Instant) -> Drain {
-    let grace = gone_by.saturating_duration_since(now);
-    let kill_at = now + grace.saturating_sub(RESERVE.min(grace / 10));
-    let term_at = match on_term {
-        OnTerm::Stop => now,
-        OnTerm::Finish => now + kill_at.saturating_duration_since(now).saturating_sub(STOP_MARGIN.min(grace / 4)),
-    };
-    let drain = Drain::for_reason(Reason::AskedToGo);
-    Drain { term_at: Some(term_at), kill_at: Some(kill_at), gone_by: Some(gone_by), ..drain }
-}
-
-fn stop_now(reason: Reason, now: Instant) -> Drain {
-    Drain { term_at: Some(now), kill_at: Some(now + STOP_MARGIN), ..Drain::for_reason(reason) }
-}
-
-fn kill_now(now: Instant) -> Drain {
-    Drain { kill_at: Some(now), ..Drain::for_reason(Reason::Superseded) }
-}
-
-/// Sends what is due and not yet sent.
-fn due(mut drain: Drain, mut actions: Vec<Action>, now: Instant) -> (State, Vec<Action>) {
-    let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-    if is_due(drain.kill_at) && drain.sent != Some(SIGKILL) {
-        drain.sent = Some(SIGKILL);
-        actions.push(Action::Send(SIGKILL));
-    } else if is_due(drain.term_at) && drain.sent.is_none() {
-        drain.sent = Some(SIGTERM);
-        actions.push(Action::Send(SIGTERM));
-    }
-    (State::Draining(drain), actions)
-}
-
-fn ended(exit: Exit, reason: Option<Reason>, gone_by: Option<Instant>, now: Instant) -> (State, Vec<Action>) {
-    let sweep = Sweep { exit, reason, kill_at: now + SWEEP_MARGIN, killed: false, gone_by };
-    (State::Sweeping(sweep), vec![Action::Sweep(SIGTERM)])
+fn ended(
+    exit: Exit,
+    reason: Option<Reason>,
+    gone_by: Option<Instant>,
+    at_once: bool,
+    now: Instant,
+) -> (State, Vec<Action>) {
+    let sweep = Sweep { exit, reason, kill_at: now + SWEEP_MARGIN, killed: at_once, gone_by };
+    (State::Sweeping(sweep), vec![Action::Sweep(if at_once { SIGKILL } else { SIGTERM })])
 }
 
 fn sweeping(plan: &Plan, mut sweep: Sweep, event: Event, now: Instant) -> (State, Vec<Action>) {
     let mut actions = vec![];
     match event {
         Event::NothingLeft => return swept(plan, &sweep, now),
-        Event::Tick if now >= sweep.kill_at && !sweep.killed => {
-            sweep.killed = true;
-            actions.push(Action::Sweep(SIGKILL));
-        }
+        Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions),
         // A leftover's child became ours when its parent died: it goes the same way.
         Event::Reaped if sweep.killed => actions.push(Action::Sweep(SIGKILL)),
         // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
         Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
             sweep.gone_by = sweep.gone_by.into_iter().chain([now + RESERVE]).min();
         }
-        Event::Told(Directive::Superseded) => sweep.reason = Some(Reason::Superseded),
+        Event::Told(Directive::Superseded) => {
+            sweep.reason = Some(Reason::Superseded);
+            sweep.kill(&mut actions);
+        }
+        // The transfer itself has ended in time; how, stays as it is.
+        Event::LeaseOver => sweep.kill(&mut actions),
         _ => {}
     }
     (State::Sweeping(sweep), actions)
+}
+
+impl Sweep {
+    fn kill(&mut self, actions: &mut Vec<Action>) {
+        self.killed = true;
+        actions.push(Action::Sweep(SIGKILL));
+    }
 }
 
 fn swept(plan: &Plan, sweep: &Sweep, now: Instant) -> (State, Vec<Action>) {

@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// The grant's key.
@@ -45,6 +46,8 @@ pub enum Reply {
     Noise,
     /// Nothing, as long as the client waits.
     Silence,
+    /// As a ledger that is well, and slow.
+    Late(Duration, Value),
 }
 
 /// A running one; gone when dropped.
@@ -88,6 +91,13 @@ impl Reply {
         Self::Well(grant())
     }
 
+    /// Leave to start, with a lease.
+    pub fn leased(span: Duration) -> Self {
+        let mut grant = grant();
+        grant["lease_ms"] = json!(u64::try_from(span.as_millis()).unwrap());
+        Self::Well(grant)
+    }
+
     /// The records are taken.
     pub fn go_on() -> Self {
         Self::directive("continue")
@@ -109,7 +119,7 @@ impl Reply {
             format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n{header}\r\n{body}").into()
         };
         match self {
-            Self::Well(body) => response(200, "", body.to_string().len(), &body.to_string()),
+            Self::Well(body) | Self::Late(_, body) => response(200, "", body.to_string().len(), &body.to_string()),
             Self::Wrong(status, header, body) => response(*status, header, body.len(), body),
             Self::CutShort(body) => response(200, "", body.to_string().len() + 1, &body.to_string()),
             Self::Noise => b"\x00\xffSSH-2.0-noise\r\n\r\n".into(),
@@ -175,6 +185,11 @@ impl WrongLedger {
         self.desk.asked.lock().unwrap().clone()
     }
 
+    /// Whether such a request has come so far.
+    pub fn has(&self, such: impl FnMut(&Asked) -> bool) -> bool {
+        self.asked().iter().any(such)
+    }
+
     /// Waits for such a request.
     #[track_caller]
     pub fn wait(&self, what: &str, mut such: impl FnMut(&Asked) -> bool) -> Asked {
@@ -201,6 +216,9 @@ impl Desk {
     fn converse(&self, stream: impl Read + Write) {
         let mut stream = BufReader::new(stream);
         let Some(reply) = read(&mut stream).map(|asked| self.consider(asked)) else { return };
+        if let Reply::Late(span, _) = reply {
+            thread::sleep(span);
+        }
         let _ = stream.get_mut().write_all(&reply.bytes());
         let _ = stream.get_mut().flush();
         if matches!(reply, Reply::Silence) {
@@ -212,7 +230,7 @@ impl Desk {
         let mut all = self.asked.lock().unwrap();
         asked.nth = all.iter().filter(|before| before.path == asked.path).count();
         let reply = self.answer.lock().unwrap()(&asked);
-        asked.taken = matches!(reply, Reply::Well(_));
+        asked.taken = matches!(reply, Reply::Well(_) | Reply::Late(..));
         all.push(asked);
         reply
     }

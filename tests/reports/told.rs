@@ -2,12 +2,9 @@
 
 use super::worker::{READY, Worker, ending};
 use crate::env::wrong_ledger::{Asked, Reply, WrongLedger};
-use sendo::record::{Millis, outcome::Outcome};
+use sendo::record::outcome::Outcome;
 use serde_json::json;
-use std::{
-    fs,
-    time::{Duration, SystemTime},
-};
+use std::fs;
 
 const OBEDIENT: &str = "trap 'echo asked; exit 9' TERM; echo ready; until false; do sleep 0.05; done";
 
@@ -20,9 +17,8 @@ fn told(script: &str, answer: fn(&Asked) -> Reply) -> (WrongLedger, Worker) {
     (ledger, worker)
 }
 
-fn stop_by(span: Duration) -> Reply {
-    let stop_by = Millis::from_system(SystemTime::now()).plus(span);
-    Reply::Well(json!({"directive": "continue", "report_every_ms": 100, "stop_by": stop_by}))
+fn stop_within(ms: u64) -> Reply {
+    Reply::Well(json!({"directive": "continue", "report_every_ms": 100, "stop_within_ms": ms}))
 }
 
 #[test]
@@ -45,7 +41,7 @@ fn superseded_it_is_killed_and_the_ending_still_arrives() {
 
 #[test]
 fn a_near_time_to_be_gone_by_asks_it_in_time() {
-    let (ledger, mut worker) = told(OBEDIENT, |_| stop_by(Duration::from_secs(8)));
+    let (ledger, mut worker) = told(OBEDIENT, |_| stop_within(8000));
     assert_eq!(worker.end(), Some(9), "{}", worker.text("stderr"));
     assert_eq!(worker.text("stdout"), "ready\nasked\n");
     ledger.wait("the drain", |asked| asked.records().iter().any(|record| record["phase"] == "stopping"));
@@ -54,10 +50,21 @@ fn a_near_time_to_be_gone_by_asks_it_in_time() {
 
 #[test]
 fn a_time_to_be_gone_by_that_is_over_kills() {
-    let (_ledger, mut worker) = told(OBEDIENT, |_| stop_by(Duration::ZERO));
+    let (_ledger, mut worker) = told(OBEDIENT, |_| stop_within(0));
     assert_eq!(worker.end(), Some(137), "{}", worker.text("stderr"));
     assert_eq!(worker.text("stdout"), "ready\n");
     assert_eq!(worker.last_word().unwrap().ending.unwrap().outcome, Outcome::Drained);
+}
+
+#[test]
+fn a_time_to_be_gone_by_counts_from_the_question_and_not_from_a_late_answer() {
+    let answer = |asked: &Asked| {
+        let Reply::Well(body) = stop_within(1) else { unreachable!() };
+        if asked.is_grant() { Reply::granted() } else { Reply::Late(std::time::Duration::from_millis(200), body) }
+    };
+    let (_ledger, mut worker) = told(OBEDIENT, answer);
+    assert_eq!(worker.end(), Some(137), "{}", worker.text("stderr"));
+    assert_eq!(worker.text("stdout"), "ready\n", "its time was over before the answer came");
 }
 
 #[test]

@@ -26,18 +26,29 @@ pub struct Worker {
 impl Worker {
     /// `script` is the transfer; it runs in the folder.
     pub fn start(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
+        Self::start_by(Command::new(env::supervisor()), ledger, script, more)
+    }
+
+    /// As PID 1 of a PID namespace of its own.
+    pub fn start_as_init(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--fork", "--pid", "--mount-proc", "--kill-child", "--"]).arg(env::supervisor());
+        Self::start_by(command, ledger, script, more)
+    }
+
+    fn start_by(mut command: Command, ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
         let folder = env::scratch();
         fs::write(folder.path().join("token"), "first\n").unwrap();
         let file = |name: &str| folder.path().join(name);
-        let mut command = Command::new(env::supervisor());
         command
-            .args(["--job", "a", "--attempt", "1", "--heartbeat", "100ms", "--ledger-url", ledger, "--token-file"])
+            .args(["--job", "a", "--attempt", "1", "--ledger-url", ledger, "--token-file"])
             .arg(file("token"))
             .arg("--termination-log")
             .arg(file("word"))
             .arg("--work-dir")
             .arg(folder.path())
             .args(["--", "sh", "-c", script])
+            .env("SENDO_HEARTBEAT", "100ms")
             .envs(more.iter().copied())
             .current_dir(folder.path())
             .stdin(Stdio::null())
@@ -48,6 +59,15 @@ impl Worker {
 
     pub fn pid(&self) -> i32 {
         i32::try_from(self.process.id()).unwrap()
+    }
+
+    /// The supervisor's pid, seen from here, where it is PID 1 of a namespace.
+    pub fn init_pid(&self) -> i32 {
+        let pid = self.pid();
+        wait_for("PID 1", || {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -73,6 +93,10 @@ impl Worker {
     #[track_caller]
     pub fn logs(&self, words: &str) {
         wait_for(&format!("`{words}` on stderr"), || self.text("stderr").contains(words).then_some(()));
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
     }
 
     /// Lets a transfer go on that is [`READY`].

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ledger::Order,
     record::{
-        job::{OnTerm, SecretRef},
+        job::{Fencing, OnTerm, SecretRef},
         span::Span,
         wire::AttemptId,
     },
@@ -200,6 +200,7 @@ impl Local {
         set("DEADLINE", Span(job.deadline()).to_string().into());
         set("GRACE", Span(job.grace()).to_string().into());
         set("ON_TERM", if job.on_term == OnTerm::Stop { "stop".into() } else { "finish".into() });
+        set("FENCING", if job.fencing == Fencing::Strict { "strict".into() } else { "patient".into() });
         if let Some(span) = job.stall_after {
             set("STALL_AFTER", span.to_string().into());
         }

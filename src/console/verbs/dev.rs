@@ -5,7 +5,7 @@ use crate::{
     record::span::Span,
     serve::{
         Ready,
-        settings::{LISTEN, Local, Settings},
+        settings::{LEASE, LISTEN, Local, Settings},
     },
 };
 use anyhow::Context as _;
@@ -32,6 +32,9 @@ pub struct Args {
     /// How often to read and report what a transfer uses
     #[arg(long, default_value = "1s", value_name = "SPAN")]
     heartbeat: Span,
+    /// How long a job with `"fencing": "strict"` may go on while we are away
+    #[arg(long, default_value_t = LEASE, value_name = "SPAN")]
+    lease: Span,
     /// Transfers at the same time [default: one a core]
     #[arg(long, value_name = "N")]
     max_running: Option<usize>,
@@ -42,6 +45,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         state_dir: args.dir.clone(),
         heartbeat: args.heartbeat,
         report_every: args.heartbeat,
+        lease: args.lease,
         ..Settings::default()
     };
     settings.max_running = args.max_running.unwrap_or(settings.max_running);

@@ -6,6 +6,7 @@ use crate::{
         exit, follow, format,
     },
     ledger::JobView,
+    record::job::Fencing,
 };
 
 #[derive(clap::Args)]
@@ -27,6 +28,12 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         if !value.is_empty() {
             text.push_str(&format!("{name} {value}\n"));
         }
+    }
+    if job.spec.fencing == Fencing::Strict {
+        let live = job.attempts.last().filter(|attempt| attempt.ended_at_ms.is_none());
+        let until = live.and_then(|attempt| attempt.lease_until_ms);
+        let until = until.map(|until| format!(", lease until {}", format::moment(until))).unwrap_or_default();
+        text.push_str(&format!("fencing strict{until}\n"));
     }
     if let Some(verdict) = follow::verdict(&job) {
         text.push_str(&format!("\n{verdict}"));

@@ -39,7 +39,7 @@ fn each_fault_names_its_field_and_the_mend() {
     refused(&body(r#", "deadline": "5""#), "deadline", "5h");
     refused(&body(r#", "deadline": "10000000000000000000s""#), "deadline", "longer than a year");
     refused(&body(r#", "not_before": "tomorrow""#), "not_before", "2026-11-23T10:00:00Z");
-    refused(&body(r#", "fencing": "strict""#), "fencing", "patient");
+    refused(&body(r#", "fencing": "strickt""#), "fencing", "strict");
     refused(&body(r#", "env": {"SENDO_JOB": "x"}"#), "env.SENDO_JOB", "Sendo's own");
     refused(&body(r#", "labels": {"a": "b\u0000"}"#), "labels.a", "U+0000");
     refused(r#"{"version": 1, "id": "a", "command": []}"#, "command", "is empty");

@@ -13,7 +13,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 14] = steps!(
+const STEPS: [(&str, &str); 16] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -28,6 +28,8 @@ const STEPS: [(&str, &str); 14] = steps!(
     "0012_ledger_format",
     "0013_ledger_format_1",
     "0014_jobs_by_definition",
+    "0015_attempts_lease",
+    "0016_attempts_lease_until",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us.

@@ -48,7 +48,7 @@ fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
 
 #[test]
 fn without_leave_nothing_runs_and_75_says_so() {
-    for event in [Event::Refused("bound".into()), term(false)] {
+    for event in [Event::Refused("bound".into()), term(false), Event::LeaseOver] {
         let (state, actions) = play(&plan(true), vec![Event::Begin, event]);
         assert_eq!(state, State::Done { code: NO_LEAVE });
         assert!(!actions.contains(&Action::Spawn));
@@ -132,6 +132,47 @@ fn a_drain_does_not_outlive_the_deadline_nor_a_stall() {
     assert!(matches!(state, State::Draining(Drain { reason: Reason::Stalled, .. })));
 }
 
+#[test]
+fn a_lease_that_is_over_kills_at_once_wherever_the_transfer_stands() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned];
+    for before in [vec![], vec![term(false)], vec![Event::Told(Directive::Cancel)], vec![Event::Stalled]] {
+        let (state, actions) = play(&plan(true), [begin.clone(), before, vec![Event::LeaseOver]].concat());
+        assert!(actions.contains(&Action::Send(SIGKILL)), "{actions:?}");
+        assert!(matches!(state, State::Draining(Drain { reason: Reason::LeaseLost, .. })), "{state:?}");
+        let (state, actions) = step(&plan(true), state, Event::Exited(Exit::Signal(SIGKILL)), Instant::now());
+        assert_eq!(actions, [Action::Sweep(SIGKILL)], "no TERM for what is left");
+        let (state, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
+        let conclude = Action::Conclude { exit: Exit::Signal(SIGKILL), reason: Some(Reason::LeaseLost) };
+        assert_eq!(actions, [conclude]);
+        assert!(matches!(state, State::Lingering { code: 137, .. }), "{state:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_over_kills_what_an_ended_transfer_left_and_not_its_success() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, Event::Exited(Exit::Code(0))];
+    let (state, actions) = play(&plan(true), [begin, vec![Event::LeaseOver]].concat());
+    assert_eq!(actions.last(), Some(&Action::Sweep(SIGKILL)));
+    let (_, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
+    assert_eq!(actions, [Action::Conclude { exit: Exit::Code(0), reason: None }]);
+}
+
+#[test]
+fn what_is_killed_already_keeps_its_reason_when_the_lease_ends_too() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false), term(false), Event::LeaseOver];
+    let (state, actions) = play(&plan(true), [begin, vec![Event::Exited(Exit::Signal(SIGKILL))]].concat());
+    assert!(matches!(state, State::Sweeping(Sweep { reason: Some(Reason::AskedToGo), .. })), "{state:?}");
+    assert_eq!(actions.last(), Some(&Action::Sweep(SIGKILL)));
+}
+
+#[test]
+fn the_kill_waits_for_no_report() {
+    let begin = vec![Event::Begin, Event::Granted, Event::Spawned, Event::LeaseOver];
+    let (_, actions) = play(&plan(true), begin);
+    let report = Action::Report(Phase::Stopping, Reason::LeaseLost.as_str());
+    assert_eq!(actions[actions.len() - 2..], [Action::Send(SIGKILL), report]);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let exits = prop_oneof![
         (0..256).prop_map(Exit::Code),
@@ -151,6 +192,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Told(Directive::Cancel)),
         Just(Event::Told(Directive::Superseded)),
         Just(Event::Stalled),
+        Just(Event::LeaseOver),
         Just(Event::Receipt),
         Just(Event::Tick),
     ]
@@ -166,11 +208,13 @@ proptest! {
         let mut now = Instant::now();
         let (mut state, mut actions) = step(&plan, State::New, Event::Begin, now);
         let (mut spawned, mut exited, mut concluded, mut wanted, mut killed) = (0, false, 0, false, false);
+        let mut lease_lost = false;
         for (event, seconds) in events {
             for action in &std::mem::take(&mut actions) {
                 match action {
                     Action::Spawn => spawned += 1,
                     Action::Conclude { .. } => concluded += 1,
+                    Action::Sweep(signal) => prop_assert!(!lease_lost || *signal == SIGKILL),
                     // The group may be somebody else's once its leader is reaped.
                     Action::Send(_) => prop_assert!(spawned == 1 && !exited),
                     _ => {}
@@ -187,7 +231,18 @@ proptest! {
             }
             wanted |= !matches!(event, Event::Granted | Event::Spawned | Event::Reaped | Event::Receipt);
             let was_done = matches!(state, State::Done { .. });
+            let is_over = event == Event::LeaseOver;
             (state, actions) = step(&plan, state, event, now);
+            if is_over {
+                let at_an_end = match &state {
+                    State::Asking { .. } | State::Running { .. } => false,
+                    State::Draining(drain) => drain.sent == Some(SIGKILL) && drain.at_once,
+                    State::Sweeping(sweep) => sweep.killed,
+                    _ => true,
+                };
+                prop_assert!(at_an_end, "{:?}", state);
+                lease_lost |= matches!(state, State::Draining(_) | State::Sweeping(_));
+            }
             let stays = matches!(state, State::Done { .. }) && actions.is_empty();
             prop_assert!(!was_done || stays);
         }
