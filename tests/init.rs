@@ -7,4 +7,5 @@ mod leftovers;
 mod output;
 mod running;
 mod signals;
+mod storm;
 mod usage;
