@@ -40,7 +40,7 @@ fn an_old_kernel_will_do() {
             assert_eq!(ended.code, 9, "relay {relay}, {place:?}: {}", ended.stderr());
         }
     }
-    let (ended, ledger) = with_a_job(&[&old], &["sh", "-c", "ls /proc/self/fd | wc -l; exit 9"]);
+    let (ended, ledger) = with_a_job("word", &[&old], &["sh", "-c", "ls /proc/self/fd | wc -l; exit 9"]);
     assert_eq!(ended.code, 9, "{}", ended.stderr());
     assert_eq!(ending(&ledger)["exit_code"], 9);
     // The control: the injection is one.
@@ -55,12 +55,22 @@ fn a_fork_that_fails_says_why_and_what_to_do() {
         let ended = start(&tampered(Place::Ordinary, &[&inject], &under(&["some-command"]))).end();
         assert_eq!(ended.code, 126, "{}", ended.stderr());
         assert!(ended.stderr().contains("start `some-command`") && ended.stderr().contains(mend), "{}", ended.stderr());
-        let (ended, ledger) = with_a_job(&[&inject], &["true"]);
+        let (ended, ledger) = with_a_job("word", &[&inject], &["true"]);
         assert_eq!(ended.code, 126, "{}", ended.stderr());
         let ending = ending(&ledger);
         assert_eq!(ending["outcome"]["kind"], "not_started", "{ending:#}");
         let errno = if error == "EAGAIN" { libc::EAGAIN } else { libc::ENOMEM };
         assert!(ending.to_string().contains(mend) && ending.to_string().contains(&errno.to_string()), "{ending:#}");
+    }
+}
+
+#[test]
+fn a_full_disk_behind_the_termination_log_is_told_and_harms_nothing() {
+    for (word, told) in [("/dev/full", true), ("word", false)] {
+        let (ended, ledger) = with_a_job(word, &[], &["sh", "-c", "exit 9"]);
+        assert_eq!((ended.code, &ending(&ledger)["exit_code"]), (9, &9.into()), "{}", ended.stderr());
+        let said = ended.stderr().contains("/dev/full") && ended.stderr().contains("No space left");
+        assert_eq!(said, told, "{}", ended.stderr());
     }
 }
 
@@ -89,14 +99,14 @@ fn ending(ledger: &WrongLedger) -> Value {
     asked.records().iter().find(|record| record["record"] == "ending").unwrap()["ending"].clone()
 }
 
-/// The command as an attempt of its own, granted and heard by a ledger.
-fn with_a_job(inject: &[&str], command: &[&str]) -> (Ended, WrongLedger) {
+/// The command as an attempt of its own, granted and heard by a ledger; `word` is the file of its last word.
+fn with_a_job(word: &str, inject: &[&str], command: &[&str]) -> (Ended, WrongLedger) {
     let folder = env::scratch();
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(file("token"), "first\n").unwrap();
     let ledger = WrongLedger::start(Reply::to);
     let flags = ["--job", "a", "--attempt", "1", "--ledger-url", &ledger.url, "--token-file", &file("token")];
-    let files = ["--termination-log", &file("word"), "--work-dir", folder.path().to_str().unwrap()];
+    let files = ["--termination-log", &file(word), "--work-dir", folder.path().to_str().unwrap()];
     let ended = start(&tampered(Place::Ordinary, inject, &under_with(&[&flags[..], &files].concat(), command))).end();
     (ended, ledger)
 }

@@ -43,17 +43,19 @@ fn a_root_that_holds_nothing_else_will_do() {
 fn without_a_proc_of_its_own_it_still_ends_what_is_left() {
     let folder = env::scratch();
     // None at all, and that of the namespace above, whose numbers mean other processes.
-    for (name, mounts) in [("none", "mount -t tmpfs none /proc"), ("foreign", ":")] {
-        for place in ["--pid", "--uts"] {
-            let file = folder.path().join(format!("{name}{place}"));
-            let daemon = under(&[program("daemon"), file.to_str().unwrap(), "stubborn"]);
-            // No `--mount-proc` here.
-            let words = [&["unshare", "--fork", "--kill-child", place], &with_mounts(mounts, &daemon)[..]].concat();
-            let ended = run(Place::Ordinary, &words);
-            assert_eq!(ended.code, 0, "{name} {place}: {}", ended.stderr());
-            let notes = fs::read_to_string(&file).unwrap();
-            assert!(notes.ends_with("TERM\n"), "{name} {place}: {notes}");
-        }
+    let none = "mount -t tmpfs none /proc";
+    for (name, mounts, place) in [("none", none, "--pid"), ("none", none, "--uts"), ("foreign", ":", "--pid")] {
+        let file = folder.path().join(format!("{name}{place}"));
+        let daemon = under(&[program("daemon"), file.to_str().unwrap(), "stubborn"]);
+        // No `--mount-proc` here.
+        let words = [&["unshare", "--fork", "--kill-child", place], &with_mounts(mounts, &daemon)[..]].concat();
+        let ended = run(Place::Ordinary, &words);
+        assert_eq!(ended.code, 0, "{name} {place}: {}", ended.stderr());
+        let notes = fs::read_to_string(&file).unwrap();
+        assert!(notes.ends_with("TERM\n"), "{name} {place}: {notes}");
+        // The numbers of an ordinary process are ours too.
+        let pid = notes.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok()).unwrap();
+        assert!(place == "--pid" || !env::is_alive(pid), "{notes}");
     }
     // The control finds nobody by a foreign /proc: pids there are not pids here.
     let looks = "use strict; exit 3 if (readlink '/proc/self') eq $$; exit 4";
