@@ -81,12 +81,11 @@ fn the_child_has_the_terminal_and_what_is_typed_reaches_it_once() {
 
 #[test]
 fn a_child_suspended_from_the_terminal_goes_on_when_it_is_told() {
-    let (running, mut terminal) =
-        on_a_terminal(&under(&["sh", "-c", "echo ready; sleep 0.1; read -r line; echo \"$line\"; exit 3"]));
+    let words = under(&["sh", "-c", "echo ready; read -r line; echo \"$line\"; exit 3"]);
+    let (running, mut terminal) = on_a_terminal(&words);
     running.says("ready");
     let child = only_child(running.init()).unwrap();
-    // SIGTSTP stops whom no shell above could ever let go on: an orphaned group is left alone (POSIX), so it is STOP here.
-    send(child, number(Signal::SIGSTOP));
+    terminal.type_in(SUSPEND);
     wait_for("the stop", || (state(child) == 'T').then_some(()));
     send(running.init(), number(Signal::SIGCONT));
     wait_for("it to go on", || (state(child) != 'T').then_some(()));
