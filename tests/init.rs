@@ -3,8 +3,15 @@
 //! Each guarantee has its control: the same children under `programs/careless`, which does nothing that an init must do, or bare.
 
 mod inheritance;
+mod kernel;
+mod kills;
 mod leftovers;
 mod output;
 mod running;
 mod signals;
+mod start;
+mod stops;
+mod storm;
+mod surroundings;
+mod terminal;
 mod usage;

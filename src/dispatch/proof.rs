@@ -92,7 +92,8 @@ pub fn by_lease(until: Millis, why: &str) -> AttemptEnd {
         confidence: Confidence::Unknown,
         next_action: String::new(),
     };
-    let ending = Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
+    let ending =
+        Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
     AttemptEnd { ending, evidence: Evidence::Inference, at: until }
 }
 

@@ -35,7 +35,12 @@ pub struct Transfer<'a> {
 /// A started transfer that is not yet reaped.
 pub struct Child {
     pid: Pid,
+    /// We gave it the terminal.
+    has_terminal: bool,
 }
+
+/// No pid is higher (kernel: `PID_MAX_LIMIT`).
+const PID_LIMIT: i32 = 4 << 20;
 
 /// What [`reap`] found.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,9 +81,9 @@ pub fn close_inherited_on_exec() -> anyhow::Result<()> {
 impl Child {
     /// Starts the transfer. All signals are blocked here (`signals`), so none is lost between fork and exec; the group exists when
     /// this returns, because std waits for the exec.
-    pub fn spawn(transfer: Transfer<'_>) -> Result<Self, std::io::Error> {
+    pub fn spawn(transfer: Transfer<'_>) -> anyhow::Result<Self> {
         let [program, arguments @ ..] = transfer.command else {
-            return Err(std::io::Error::from_raw_os_error(libc::ENOENT));
+            return Err(std::io::Error::from_raw_os_error(libc::ENOENT).into());
         };
         let image = Image::new(program, arguments, transfer.env)?;
         let mut command = Command::new(program);
@@ -91,21 +96,64 @@ impl Child {
         let user = transfer.user;
         // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing.
         unsafe { command.pre_exec(move || prepare(supervisor, has_terminal, user).and_then(|()| Err(image.exec()))) };
-        let child = command.spawn()?;
-        Ok(Self { pid: Pid::from_raw(i32::try_from(child.id()).map_err(std::io::Error::other)?) })
+        match command.spawn() {
+            Ok(child) => Ok(Self { pid: Pid::from_raw(i32::try_from(child.id())?), has_terminal }),
+            Err(error) => {
+                if has_terminal {
+                    take_terminal();
+                }
+                let mend = mend(&error);
+                let error = anyhow::Error::new(error);
+                Err(match mend {
+                    Some(mend) => error.context(mend),
+                    None => error,
+                })
+            }
+        }
     }
 
     pub fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
 
-    /// To the transfer's process group; real-time signals too. A group that is gone is no error.
+    /// To the transfer's process group, and to the transfer where it has left that for another; real-time signals too.
     pub fn signal_group(&self, signal: i32) {
-        let group = self.pid.as_raw();
-        if group > 1 {
-            // SAFETY: a signal to a group that we lead as long as its leader is not reaped, which takes `self`'s owner.
-            unsafe { libc::killpg(group, signal) };
+        let pid = self.pid.as_raw();
+        if pid > 1 {
+            let elsewhere = nix::unistd::getpgid(Some(self.pid)).is_ok_and(|group| group != self.pid);
+            // SAFETY: until it is reaped, which takes `self`'s owner, neither its pid nor a group of that number is anybody else's.
+            unsafe {
+                libc::killpg(pid, signal);
+                if elsewhere {
+                    libc::kill(pid, signal);
+                }
+            }
         }
+    }
+}
+
+impl Drop for Child {
+    /// Who comes after us in a script reads from the terminal too. A shell that has taken it already keeps it.
+    fn drop(&mut self) {
+        if self.has_terminal && nix::unistd::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == self.pid) {
+            take_terminal();
+        }
+    }
+}
+
+/// SIGTTOU is blocked, so this cannot stop us.
+fn take_terminal() {
+    let _ = nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpgrp()); // a terminal that has hung up
+}
+
+/// What to do where the error's own words say too little.
+fn mend(error: &std::io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EAGAIN => Some(
+            "no more processes are allowed; raise the limit of the control group (pids.max) or of the user (ulimit -u)",
+        ),
+        libc::ENOMEM => Some("no memory for one more process; give the container or the machine more"),
+        _ => None,
     }
 }
 
@@ -223,24 +271,38 @@ pub fn reap() -> Reaped {
     }
 }
 
-/// Whether we have any child, alive or not yet reaped.
-fn have_children() -> bool {
+/// Whether we have such a child, alive or not yet reaped.
+fn have_child(kind: libc::idtype_t, pid: libc::id_t) -> bool {
     // SAFETY: an all-zero siginfo is valid; the call fills it and reaps nothing.
     let found = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+        libc::waitid(kind, pid, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
     };
     found == 0 || Errno::last() != Errno::ECHILD
 }
 
 /// Signals each child that we have: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
+///
+/// `/proc` only proposes, the kernel says who is ours. Where `/proc` is missing or another namespace's, every number is proposed,
+/// but for PID 1: all of its namespace is below it, or was let in from outside and ends with it.
 pub fn signal_children(signal: i32) {
-    if !have_children() {
+    if !have_child(libc::P_ALL, 0) {
         return;
     }
-    let ours = nix::unistd::getpid().as_raw();
-    for pid in super::descent::pids().filter(|pid| *pid > 1 && super::descent::parent(*pid) == Some(ours)) {
-        // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
-        unsafe { libc::kill(pid, signal) };
+    let proposed: Box<dyn Iterator<Item = i32>> = if super::descent::is_ours() {
+        Box::new(super::descent::pids())
+    } else if nix::unistd::getpid().as_raw() == 1 {
+        // SAFETY: to everybody in our namespace but us.
+        unsafe { libc::kill(-1, signal) };
+        return;
+    } else {
+        let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok());
+        Box::new(2..=limit.unwrap_or(PID_LIMIT))
+    };
+    for pid in proposed.filter(|pid| *pid > 1) {
+        if libc::id_t::try_from(pid).is_ok_and(|id| have_child(libc::P_PID, id)) {
+            // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
+            unsafe { libc::kill(pid, signal) };
+        }
     }
 }

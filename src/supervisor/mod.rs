@@ -49,6 +49,8 @@ const EX_USAGE: u8 = 64;
 const EX_OSERR: u8 = 71;
 /// What we give the reporter to put down its pen once the ledger has everything, or will not have it.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// Read in one go at the most: a storm of signals must not keep us from all else.
+const SIGNALS_A_TURN: usize = 256;
 
 /// The program.
 pub fn main() -> u8 {
@@ -188,7 +190,8 @@ impl Supervisor {
     /// Turns all that has happened into events.
     fn gather(&mut self, events: &mut VecDeque<Event>) {
         let ours = nix::unistd::getpid().as_raw();
-        while let Ok(Some(arrived)) = self.signals.next() {
+        for _ in 0..SIGNALS_A_TURN {
+            let Ok(Some(arrived)) = self.signals.next() else { break };
             // Blocked, SIGPIPE is queued even where it is ignored (kernel/signal.c, `sig_ignored`): our own output went away, not the transfer's.
             let our_own_pipe = arrived.signal == libc::SIGPIPE && arrived.sender == Some(ours);
             if arrived.signal == libc::SIGCHLD || our_own_pipe {
@@ -211,7 +214,7 @@ impl Supervisor {
             if self.child.as_ref().is_some_and(|child| child.pid() == pid) {
                 self.child = None;
                 events.push_back(Event::Exited(exit));
-            } else {
+            } else if events.back() != Some(&Event::Reaped) {
                 events.push_back(Event::Reaped);
             }
         }

@@ -91,20 +91,30 @@ fn outcome(evidence: &Evidence<'_>) -> Outcome {
         (_, Some(Reason::Stalled)) => Outcome::Stalled,
         (_, Some(Reason::LeaseLost)) => Outcome::Fenced,
         (_, Some(Reason::Cancelled | Reason::Superseded)) => Outcome::Cancelled,
-        (exit, None) if out_of_memory(exit, evidence) => Outcome::OutOfMemory,
+        (exit, None) if out_of_memory(exit, evidence).is_some() => Outcome::OutOfMemory,
         (Exit::Code(exit_code), None) => Outcome::Failed { exit_code },
         (Exit::Signal(signal), None) => Outcome::Killed { signal },
     }
 }
 
-fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> bool {
+/// Who ran out of memory.
+enum OutOf {
+    /// The container: the kernel killed something in it.
+    Limit,
+    /// The JVM, of what it may have.
+    Heap,
+}
+
+fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> Option<OutOf> {
     let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
     let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
     let kernel = evidence.oom_kills.is_some_and(|kills| kills > 0);
     match exit {
-        Exit::Signal(libc::SIGKILL) | Exit::Code(KILLED_BELOW_A_SHELL) => kernel,
-        Exit::Code(JVM_OUT_OF_MEMORY | 1) => jvm || kernel,
-        _ => false,
+        Exit::Code(JVM_OUT_OF_MEMORY | 1) if jvm => Some(OutOf::Heap),
+        Exit::Signal(libc::SIGKILL) | Exit::Code(KILLED_BELOW_A_SHELL | JVM_OUT_OF_MEMORY | 1) if kernel => {
+            Some(OutOf::Limit)
+        }
+        _ => None,
     }
 }
 
@@ -137,8 +147,8 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
         Outcome::Killed { signal } => {
             format!("Something outside the transfer and Sendo killed it with signal {signal}.")
         }
-        Outcome::OutOfMemory => match evidence.oom_kills {
-            Some(kills) if kills > 0 => "The kernel killed the transfer because its memory limit was reached.".into(),
+        Outcome::OutOfMemory => match out_of_memory(evidence.exit, evidence) {
+            Some(OutOf::Limit) => "The kernel killed the transfer because its memory limit was reached.".into(),
             _ => "The transfer's JVM ran out of heap.".into(),
         },
         Outcome::TimedOut => "The transfer ran until its deadline and was stopped.".into(),
@@ -168,6 +178,9 @@ fn next_action(outcome: &Outcome) -> &'static str {
         Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
         Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
         Outcome::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
+        Outcome::NotStarted { errno: libc::EAGAIN | libc::ENOMEM } => {
+            "Raise the place's limit of processes or memory, or retry on another node."
+        }
         Outcome::NotStarted { .. } => "Mend the command or the image.",
         _ => "",
     }
@@ -217,6 +230,7 @@ mod tests {
         assert_eq!(given(Exit::Signal(9), None, None, None), Outcome::Killed { signal: 9 });
         assert_eq!(given(Exit::Signal(9), None, Some(1), None), Outcome::OutOfMemory);
         let heap = Some("java.lang.OutOfMemoryError: Java heap space");
+        assert_eq!(given(Exit::Code(1), None, Some(1), heap), Outcome::OutOfMemory);
         assert_eq!(given(Exit::Code(1), None, None, heap), Outcome::OutOfMemory);
         assert_eq!(given(Exit::Code(3), None, None, None), Outcome::Failed { exit_code: 3 });
         assert_eq!(given(Exit::Code(137), None, Some(1), heap), Outcome::OutOfMemory);

@@ -5,6 +5,9 @@ use crate::env::{self, LIMIT, wait_for};
 use nix::sys::signal::Signal;
 use std::fs;
 
+/// What 9,500 orphans may add: less than seven bytes for each.
+const MEMORY_NOISE_KB: u64 = 64;
+
 #[test]
 fn orphans_are_reaped() {
     for place in BOTH {
@@ -12,6 +15,35 @@ fn orphans_are_reaped() {
     }
     // The control: the same orphans stay.
     let careless = [program("careless"), program("orphans"), "20", "zombies"];
+    assert_eq!(run(Place::PidOne, &careless).code, 0);
+}
+
+#[test]
+fn ten_thousand_orphans_are_reaped_and_leave_no_trace_in_memory() {
+    let resident = |pid: i32| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix(" kB"));
+        most.unwrap().trim().parse().unwrap()
+    };
+    // As an ordinary process it is the same code; fewer will do.
+    for (place, last) in [(Place::PidOne, 20), (Place::Ordinary, 4)] {
+        let folder = env::scratch();
+        let gate = folder.path().join("gate");
+        let batches =
+            format!("for i in $(seq {last}); do {} 500 gone || exit 1; echo batch $i; done", program("orphans"));
+        let script = format!("{batches}; until [ -e {} ]; do sleep 0.05; done; exit 8", gate.display());
+        let running = Running::start(place, &under(&["sh", "-c", &script]));
+        running.says("batch 1");
+        let before = resident(running.init());
+        (2..=last).for_each(|nth| running.says(&format!("batch {nth}")));
+        let children = format!("/proc/{0}/task/{0}/children", running.init());
+        assert_eq!(fs::read_to_string(children).unwrap().split_whitespace().count(), 1, "{place:?}");
+        let after = resident(running.init());
+        assert!(after - before <= MEMORY_NOISE_KB, "{before} kB, then {after} kB, {place:?}");
+        fs::write(gate, "").unwrap();
+        assert_eq!(running.end().code, 8, "{place:?}");
+    }
+    let careless = [program("careless"), program("orphans"), "500", "zombies"];
     assert_eq!(run(Place::PidOne, &careless).code, 0);
 }
 
@@ -60,6 +92,19 @@ fn where_nothing_is_left_nothing_is_waited_for() {
     // With the margin of a sweep each time, this would take longer than the limit.
     for _ in 0..100 {
         assert_eq!(run(Place::Ordinary, &under(&["true"])).code, 0);
+    }
+    assert!(started.elapsed() < LIMIT);
+}
+
+#[test]
+fn where_the_last_leftover_goes_nothing_more_is_waited_for() {
+    let folder = env::scratch();
+    let started = std::time::Instant::now();
+    // As above: with the whole margin each time, this would take longer than the limit.
+    for nth in 0..70 {
+        let file = folder.path().join(nth.to_string());
+        assert_eq!(run(Place::Ordinary, &under(&[program("daemon"), file.to_str().unwrap(), "obedient"])).code, 0);
+        assert!(fs::read_to_string(file).unwrap().ends_with("TERM\n"));
     }
     assert!(started.elapsed() < LIMIT);
 }

@@ -8,7 +8,7 @@ use std::{fs, fs::File};
 fn closed_stdio_is_no_obstacle() {
     for place in BOTH {
         for relay in ["off", "on"] {
-            for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+            for closed in ["", "<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"] {
                 let launch = ["sh", "-c", &format!("exec \"$@\" {closed}"), "sh"];
                 let words = under_with(&["--relay", relay], &["sh", "-c", "echo a; echo b >&2; exit 4"]);
                 assert_eq!(run(place, &[&launch[..], &words].concat()).code, 4, "{closed}, relay {relay}, {place:?}");

@@ -37,6 +37,24 @@ fn signals_reach_the_childs_whole_group_each_time() {
 }
 
 #[test]
+fn a_child_that_left_its_group_is_signalled_too() {
+    // It joins the group of a child of its own; the group that it led is empty.
+    let leaves = r#"pipe my $hears, my $says; my $child = fork;
+        unless ($child) { setpgrp; syswrite $says, "!"; sleep 1000; exit }
+        sysread $hears, my $ready, 1; setpgrp 0, $child; syswrite STDOUT, "ready\n"; sleep 1000"#;
+    for place in BOTH {
+        let running = Running::start(place, &under(&["perl", "-e", leaves]));
+        running.says("ready");
+        let child = only_child(running.init()).unwrap();
+        // The control: its group alone would not do.
+        let group = nix::unistd::Pid::from_raw(child);
+        assert_eq!(nix::sys::signal::killpg(group, None), Err(nix::errno::Errno::ESRCH));
+        send(running.init(), number(Signal::SIGTERM));
+        assert_eq!(running.end().code, 143, "{place:?}");
+    }
+}
+
+#[test]
 fn control_a_careless_init_forwards_nothing() {
     for place in BOTH {
         let running = Running::start(place, &[program("careless"), program("listener")]);
