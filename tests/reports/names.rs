@@ -8,7 +8,7 @@ use crate::env::{
     wrong_ledger::{Reply, WrongLedger},
 };
 use nix::sys::signal::Signal;
-use std::{fs, process::Command};
+use std::{fs, net::UdpSocket, process::Command};
 
 const SERVICE: &str = "sendo.default.svc.cluster.local";
 const ADDRESS: &str = "10.96.0.20";
@@ -107,6 +107,22 @@ fn a_service_that_is_made_late_is_found() {
         drop(before);
         let _server = NameServer::start(&[(SERVICE, ADDRESS)]);
         delivers(container, &ledger);
+    });
+}
+
+#[test]
+fn a_first_name_server_that_is_dead_delays_the_name_and_does_not_hide_it() {
+    in_a_cluster(|| {
+        let _server = NameServer::start(&[(SERVICE, ADDRESS)]);
+        let (ledger, port) = ledger(ADDRESS);
+        let dead = UdpSocket::bind("10.96.0.11:53").unwrap();
+        let conf = RESOLV_CONF.replace("nameserver", "nameserver 10.96.0.11\nnameserver");
+        // Found in the third search domain: one lookup outlives the request that began it.
+        let container = job(Image::new(&conf), "sendo.default.svc", port, &[("SENDO_HEARTBEAT", "1m")]);
+        container.logs("`sendo.default.svc` does not resolve: no answer from a name server");
+        container.says("ran");
+        assert!(ledger.asked()[0].is_grant());
+        dead.recv(&mut [0; 512]).unwrap();
     });
 }
 
