@@ -5,10 +5,10 @@ use crate::env::{
     kill,
     names::{NameServer, RESOLV_CONF, SERVER, in_a_cluster, silent},
     stderr, wait_for,
-    wrong_ledger::{Reply, WrongLedger},
+    wrong_ledger::{Authority, Reply, WrongLedger},
 };
 use nix::sys::signal::Signal;
-use std::{fs, process::Command};
+use std::{fs, net::UdpSocket, process::Command};
 
 const SERVICE: &str = "sendo.default.svc.cluster.local";
 const ADDRESS: &str = "10.96.0.20";
@@ -49,6 +49,23 @@ fn a_service_is_found_by_each_of_its_names() {
         for name in ["sendo", "sendo.default", "sendo.default.svc", SERVICE, &format!("{SERVICE}.")] {
             let (ledger, port) = ledger(ADDRESS);
             delivers(job(Image::new(RESOLV_CONF), name, port, &[]), &ledger);
+        }
+    });
+}
+
+#[test]
+fn over_tls_the_certificate_is_for_the_name_as_it_was_given_but_for_its_last_dot() {
+    in_a_cluster(|| {
+        let _server = NameServer::start(&[(SERVICE, "127.0.0.1")]);
+        let authority = Authority::new();
+        for (certified, name) in [("sendo", "sendo"), (SERVICE, &format!("{SERVICE}."))] {
+            let ledger = WrongLedger::start_tls(&authority, certified, Reply::to);
+            let image = Image::new(RESOLV_CONF).file("ca.pem", &authority.pem());
+            let url = ledger.url.replace("127.0.0.1", name);
+            delivers(
+                image.run_job(&url, "echo ran", &[("SENDO_CA_FILE", "/ca.pem"), ("SENDO_GRANT_WAIT", "20s")]),
+                &ledger,
+            );
         }
     });
 }
@@ -107,6 +124,22 @@ fn a_service_that_is_made_late_is_found() {
         drop(before);
         let _server = NameServer::start(&[(SERVICE, ADDRESS)]);
         delivers(container, &ledger);
+    });
+}
+
+#[test]
+fn a_first_name_server_that_is_dead_delays_the_name_and_does_not_hide_it() {
+    in_a_cluster(|| {
+        let _server = NameServer::start(&[(SERVICE, ADDRESS)]);
+        let (ledger, port) = ledger(ADDRESS);
+        let dead = UdpSocket::bind("10.96.0.11:53").unwrap();
+        let conf = RESOLV_CONF.replace("nameserver", "nameserver 10.96.0.11\nnameserver");
+        // Found in the third search domain: one lookup outlives the request that began it.
+        let container = job(Image::new(&conf), "sendo.default.svc", port, &[("SENDO_HEARTBEAT", "1m")]);
+        container.logs("`sendo.default.svc` does not resolve: no answer from a name server");
+        container.says("ran");
+        assert!(ledger.asked()[0].is_grant());
+        dead.recv(&mut [0; 512]).unwrap();
     });
 }
 
