@@ -5,6 +5,8 @@ use crate::record::outcome::{Confidence, CursorMove, Ending, Outcome, Verdict};
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
 const JVM_OUT_OF_MEMORY: i32 = 3;
+/// With this code a shell says that its command was killed.
+const SHELL_SAW_KILL: i32 = 128 + libc::SIGKILL;
 
 /// What was gathered when nothing of the transfer was left.
 pub struct Evidence<'a> {
@@ -84,7 +86,7 @@ fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> bool {
     let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
     let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
     match exit {
-        Exit::Signal(libc::SIGKILL) => evidence.oom_kills.is_some_and(|kills| kills > 0),
+        Exit::Signal(libc::SIGKILL) | Exit::Code(SHELL_SAW_KILL) => evidence.oom_kills.is_some_and(|kills| kills > 0),
         Exit::Code(JVM_OUT_OF_MEMORY | 1) => jvm || evidence.oom_kills.is_some_and(|kills| kills > 0),
         _ => false,
     }
@@ -183,6 +185,8 @@ mod tests {
         assert_eq!(given(Exit::Signal(9), None, Some(0), None), Outcome::Killed { signal: 9 });
         assert_eq!(given(Exit::Signal(9), None, None, None), Outcome::Killed { signal: 9 });
         assert_eq!(given(Exit::Signal(9), None, Some(1), None), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(137), None, Some(1), None), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(137), None, Some(0), None), Outcome::Failed { exit_code: 137 });
         let heap = Some("java.lang.OutOfMemoryError: Java heap space");
         assert_eq!(given(Exit::Code(1), None, None, heap), Outcome::OutOfMemory);
         assert_eq!(given(Exit::Code(3), None, None, None), Outcome::Failed { exit_code: 3 });
