@@ -9,6 +9,7 @@ mod attempt;
 mod bad_input;
 mod databases;
 mod embulk;
+mod guest;
 mod init;
 mod lifecycle;
 mod reports;

@@ -5,4 +5,4 @@ mod address;
 mod grants;
 mod records;
 mod told;
-mod worker;
+pub mod worker;

@@ -2,6 +2,7 @@
 
 pub mod databases;
 pub mod dev;
+pub mod guest;
 pub mod wrong_ledger;
 
 use std::{
