@@ -23,6 +23,8 @@ const DISK_BYTES: u64 = 64 << 20;
 /// A running one; gone when dropped.
 pub struct Guest {
     qemu: Child,
+    /// Kills QEMU when this process is gone and could not.
+    watch: Child,
     /// The second serial line: a script's path is its start.
     line: Mutex<ChildStdin>,
     folder: TempDir,
@@ -40,8 +42,7 @@ impl Guest {
         })
     }
 
-    /// One of a test's own.
-    pub fn boot() -> Arc<Self> {
+    fn boot() -> Arc<Self> {
         let folder = scratch();
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/env/guest");
         let made = Command::new(scripts.join("make")).arg(folder.path()).output().unwrap();
@@ -51,7 +52,10 @@ impl Guest {
         let mut qemu =
             qemu(path, serve.to_str().unwrap()).spawn().expect("qemu-system-x86_64, which `make test` installs");
         let line = Mutex::new(qemu.stdin.take().unwrap());
-        let mut guest = Self { qemu, line, folder };
+        let pid = qemu.id().to_string();
+        let mut watch = Command::new("sh");
+        let watch = watch.args(["-c", "read -r never; kill -KILL $0", &pid]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut guest = Self { watch, qemu, line, folder };
         guest.wait_until_up();
         Arc::new(guest)
     }
@@ -83,8 +87,10 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        for process in [&mut self.watch, &mut self.qemu] {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 

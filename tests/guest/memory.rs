@@ -4,7 +4,6 @@ use super::pod::{Order, Pod, program, readings};
 use crate::{
     env::{
         guest::Guest,
-        wait_for,
         wrong_ledger::{Reply, WrongLedger, grant},
     },
     reports::worker::ending,
@@ -25,7 +24,7 @@ fn a_transfer_beyond_the_limit_is_out_of_memory_and_the_supervisor_tells_it() {
     for (script, signal, code) in [(format!("exec {hog}"), Some(9), None), (hog.to_owned(), None, Some(137))] {
         let ledger = WrongLedger::start(Reply::to);
         // The first kill comes before the supervisor begins, and is not counted.
-        let flags = ["--heartbeat", "500ms"];
+        let flags = ["--heartbeat", "1s"];
         let order = Order { group: &[LIMIT, ONE_DIES], before: hog, flags: &flags, script: &script };
         let pod = Pod::start(&Guest::shared(), &ledger, &order);
         assert_eq!(pod.end(), 137, "{}", pod.text("stderr"));
@@ -59,8 +58,8 @@ fn a_kill_by_somebody_else_is_no_lack_of_memory() {
 #[test]
 fn where_all_die_together_the_ledger_has_the_curve_and_the_last_word_is_signed() {
     let ledger = WrongLedger::start(Reply::to);
-    let script = format!("exec {} 60 rise 95 burst", program("hog"));
-    let order = Order { group: &[LIMIT, ALL_DIE], flags: &["--heartbeat", "500ms"], script: &script, before: "" };
+    let script = format!("exec {} 60 rise 93 burst", program("hog"));
+    let order = Order { group: &[LIMIT, ALL_DIE], flags: &["--heartbeat", "1s"], script: &script, before: "" };
     let pod = Pod::start(&Guest::shared(), &ledger, &order);
     let share = |percent: u64| LIMIT_BYTES * percent / 100;
     let used = || readings(&ledger).into_iter().filter_map(|(_, usage)| usage.cgroup.memory_working_set_bytes);
@@ -99,15 +98,15 @@ fn near_its_limit_a_container_beats_faster_and_reports_at_once() {
     };
     let start = |ledger: &WrongLedger, limit| {
         // Held by a file in memory: PID 1 is there from the first reading on.
-        let before = "mount -t tmpfs tmpfs /mnt && head -c 89M /dev/zero >/mnt/full || exit 1";
+        let before = "mount -t tmpfs tmpfs /mnt && head -c 178M /dev/zero >/mnt/full || exit 1";
         let script = "until [ -e gate ]; do sleep 0.1; done";
         let order = Order { group: &[("memory.max", limit)], before, flags: &["--heartbeat", "1h"], script };
         Pod::start(&Guest::shared(), ledger, &order)
     };
     let (ledger_near, ledger_far) = (hourly(), hourly());
-    let (near, far) = (start(&ledger_near, "96M"), start(&ledger_far, "400M"));
+    let (near, far) = (start(&ledger_near, "192M"), start(&ledger_far, "400M"));
     far.wait("the far one's start", || ledger_far.asked().iter().any(|asked| asked.brings("phase")).then_some(()));
-    wait_for("the near one's third beat", || (readings(&ledger_near).len() >= 3).then_some(()));
+    near.wait("the near one's third beat", || (readings(&ledger_near).len() >= 3).then_some(()));
     for pod in [near, far] {
         pod.open("gate");
         assert_eq!(pod.end(), 0, "{}", pod.text("stderr"));

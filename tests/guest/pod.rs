@@ -53,12 +53,6 @@ pub struct Pod {
 
 impl Pod {
     pub fn start(guest: &Arc<Guest>, ledger: &WrongLedger, order: &Order) -> Self {
-        let script = ["sh", "-c", order.script];
-        Self::start_command(guest, ledger, order, &script)
-    }
-
-    /// With a transfer that is no script.
-    pub fn start_command(guest: &Arc<Guest>, ledger: &WrongLedger, order: &Order, command: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("pod-").tempdir_in(guest.folder()).unwrap();
         let path = folder.path().to_str().unwrap();
         let group = format!("/sys/fs/cgroup/{}", folder.path().file_name().unwrap().to_str().unwrap());
@@ -69,8 +63,7 @@ impl Pod {
         let mut words = vec![supervisor.to_str().unwrap(), "--job", "a", "--attempt", "1", "--ledger-url", &url];
         words.extend(["--token-file", "token", "--termination-log", "word", "--work-dir", path]);
         words.extend(order.flags);
-        words.push("--");
-        words.extend(command);
+        words.extend(["--", "sh", "-c", order.script]);
         let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         let kept = KEPT.join(" ");
         // The second `unshare` becomes PID 1; the first stays outside the group and tells how PID 1 ended.

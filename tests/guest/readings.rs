@@ -27,7 +27,7 @@ fn the_readings_are_those_of_the_groups_own_files() {
         for file in cpu.stat cpu.pressure memory.pressure io.pressure memory.peak; do cat /sys/fs/cgroup/$file >earlier.$file; done
         sleep 1000 & sleep 1000 & until [ -e gate ]; do :; done";
     let group = [("memory.max", "96M"), ("cpu.max", "20000 100000"), ("pids.max", "64")];
-    let order = Order { group: &group, flags: &["--heartbeat", "500ms"], script, before: "" };
+    let order = Order { group: &group, flags: &["--heartbeat", "1s"], script, before: "" };
     let pod = Pod::start(&Guest::shared(), &ledger, &order);
     pod.wait("a reading of it all", || {
         readings(&ledger).into_iter().find(|(_, usage)| {
@@ -67,7 +67,7 @@ fn without_limits_none_is_told_and_nothing_is_throttled() {
     let ledger = WrongLedger::start(Reply::to);
     let script = "until [ -e gate ]; do :; done";
     let pod =
-        Pod::start(&Guest::shared(), &ledger, &Order { flags: &["--heartbeat", "500ms"], script, ..Order::default() });
+        Pod::start(&Guest::shared(), &ledger, &Order { flags: &["--heartbeat", "1s"], script, ..Order::default() });
     pod.wait("a busy reading", || {
         readings(&ledger).into_iter().find(|(_, usage)| usage.cgroup.cpu_seconds > Some(0.5))
     });
