@@ -68,16 +68,22 @@ impl Pod {
         let kept = KEPT.join(" ");
         // The second `unshare` becomes PID 1; the first stays outside the group and tells how PID 1 ended.
         let outside = format!(
-            "cd {path} && exec >stdout 2>stderr\nmkdir {group}\n{limits}\
-             unshare --pid --fork --kill-child -- sh -c 'echo 0 >{group}/cgroup.procs && exec unshare --cgroup --mount -- sh inside'\n\
-             code=$?\nfor file in {kept}; do cat {group}/$file >group.$file; done\nrmdir {group}\n\
-             echo $code >code.new && mv code.new code\n"
+            "cd {path} && exec >stdout 2>stderr
+            mkdir {group}
+            {limits}
+            unshare --pid --fork --kill-child -- \\
+                sh -c 'echo 0 >{group}/cgroup.procs && exec unshare --cgroup --mount -- sh inside'
+            code=$?
+            for file in {kept}; do cat {group}/$file >group.$file; done
+            rmdir {group}
+            echo $code >code.new && mv code.new code\n"
         );
+        let (before, words) = (order.before, words.join(" "));
         let inside = format!(
-            "mount -t proc proc /proc && umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -o remount,bind,ro /sys/fs/cgroup || exit 1\n\
-             {}\nexec {}\n",
-            order.before,
-            words.join(" ")
+            "mount -t proc proc /proc && umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit 1
+            mount -o remount,bind,ro /sys/fs/cgroup || exit 1
+            {before}
+            exec {words}\n"
         );
         for (name, text) in [("token", "first"), ("outside", &outside), ("inside", &inside)] {
             fs::write(folder.path().join(name), text).unwrap();
