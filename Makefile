@@ -31,7 +31,7 @@ demo: ## From a fresh clone to a real Embulk transfer
 	@demo/run $(TARGET)
 
 test: ## Run every test, with real processes, a real Embulk and real databases
-	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq
+	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz
 	@$(MAKE) --no-print-directory build-supervisor embulk
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
 

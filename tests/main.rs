@@ -11,6 +11,7 @@ mod container;
 mod databases;
 mod embulk;
 mod fencing;
+mod guest;
 mod init;
 mod lifecycle;
 mod reports;

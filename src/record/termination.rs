@@ -38,8 +38,9 @@ pub struct Signed {
 
 impl Signed {
     /// The story, if `verify` finds the signature good; a text that is no such message, or has another's signature, is nothing.
+    /// What stands behind the message does not count: a writer that was killed before it cut the file leaves the end of a longer one.
     pub fn believe(text: &[u8], verify: impl FnOnce(&[u8], &str) -> bool) -> Option<Story> {
-        let signed: Self = serde_json::from_slice(text.trim_ascii()).ok()?;
+        let signed: Self = serde_json::Deserializer::from_slice(text).into_iter().next()?.ok()?;
         verify(signed.story.get().as_bytes(), &signed.hmac).then_some(())?;
         serde_json::from_str(signed.story.get()).ok()
     }

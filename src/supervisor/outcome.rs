@@ -229,6 +229,8 @@ mod tests {
         assert_eq!(given(Exit::Signal(9), None, Some(0), None), Outcome::Killed { signal: 9 });
         assert_eq!(given(Exit::Signal(9), None, None, None), Outcome::Killed { signal: 9 });
         assert_eq!(given(Exit::Signal(9), None, Some(1), None), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(137), None, Some(1), None), Outcome::OutOfMemory);
+        assert_eq!(given(Exit::Code(137), None, Some(0), None), Outcome::Failed { exit_code: 137 });
         let heap = Some("java.lang.OutOfMemoryError: Java heap space");
         assert_eq!(given(Exit::Code(1), None, Some(1), heap), Outcome::OutOfMemory);
         assert_eq!(given(Exit::Code(1), None, None, heap), Outcome::OutOfMemory);

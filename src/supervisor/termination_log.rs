@@ -137,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_longer_message_behind_it_does_not_matter() {
+        let key = key("01").unwrap();
+        let whole = fitted(&key, story(10)).unwrap();
+        let behind = [whole.as_slice(), &whole[whole.len() - 7..]].concat();
+        assert_eq!(believed(&behind, &key), believed(&whole, &key));
+        assert!(believed(&behind, &key).is_some() && believed(&behind[1..], &key).is_none());
+    }
+
+    #[test]
     fn a_shorter_message_leaves_nothing_of_a_longer_one() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("log");

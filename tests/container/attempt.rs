@@ -79,7 +79,7 @@ impl Attempt {
 
     /// The termination log, if it is signed.
     pub fn last_word(&self) -> Option<Story> {
-        believed(&self.text("word"), &KEY)
+        believed(self.text("word").as_bytes(), &KEY)
     }
 }
 

@@ -62,7 +62,7 @@ fn forged() -> (Attempt, String) {
     let mut other = Attempt::start(forger, spec, "true");
     assert_eq!(other.end(), 0, "{}", other.text("stderr"));
     let forged = other.text("word") + &" ".repeat(4000);
-    let told = believed(&forged, &[0x0e; 32]).unwrap();
+    let told = believed(forged.as_bytes(), &[0x0e; 32]).unwrap();
     assert_eq!(told.ending.unwrap().outcome.code(), "succeeded");
 
     let ledger = WrongLedger::start(Reply::to);
@@ -87,7 +87,7 @@ fn a_forged_last_word_is_found_out() {
     attempt.kill("KILL");
     assert_eq!(attempt.end(), 137);
     assert_eq!(attempt.text("word"), forged);
-    assert!(believed(&forged, &KEY).is_none() && attempt.last_word().is_none());
+    assert!(believed(forged.as_bytes(), &KEY).is_none() && attempt.last_word().is_none());
 }
 
 #[test]

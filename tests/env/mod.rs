@@ -3,6 +3,7 @@
 pub mod container;
 pub mod databases;
 pub mod dev;
+pub mod guest;
 pub mod image;
 pub mod names;
 pub mod wrong_ledger;

@@ -117,7 +117,7 @@ impl Worker {
 
     /// The last word, if it is signed with that key.
     pub fn word_under(&self, key: &[u8]) -> Option<Story> {
-        believed(&self.text("word"), key)
+        believed(self.text("word").as_bytes(), key)
     }
 }
 
@@ -128,10 +128,10 @@ impl Drop for Worker {
     }
 }
 
-/// What a termination message tells, if it is signed with that key.
-pub fn believed(message: &str, key: &[u8]) -> Option<Story> {
+/// The story in a termination log, if it is signed with that key.
+pub fn believed(text: &[u8], key: &[u8]) -> Option<Story> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-    Signed::believe(message.as_bytes(), |story, tag| {
+    Signed::believe(text, |story, tag| {
         let tag: Vec<u8> =
             (0..tag.len() / 2).map(|at| u8::from_str_radix(&tag[2 * at..2 * at + 2], 16).unwrap()).collect();
         hmac::verify(&key, story, &tag).is_ok()
