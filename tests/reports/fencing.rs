@@ -2,7 +2,7 @@
 
 use super::worker::{READY, Worker, ending};
 use crate::env::{
-    is_alive,
+    is_alive, wait_for,
     wrong_ledger::{Asked, Reply, WrongLedger},
 };
 use sendo::record::outcome::Outcome;
@@ -12,8 +12,10 @@ use std::{fs, process::Command, time::Duration};
 const LEASE: Duration = Duration::from_secs(8);
 /// A slow answer, and still within the lease.
 const LATE: Duration = Duration::from_millis(600);
-const STRICT: [(&str, &str); 2] = [("SENDO_FENCING", "strict"), ("SENDO_LINGER", "1s")];
-const PATIENT: [(&str, &str); 1] = [("SENDO_LINGER", "1h")];
+const STRICT: (&str, &str) = ("SENDO_FENCING", "strict");
+/// Where the ending will not arrive, and where it will.
+const BRIEF: (&str, &str) = ("SENDO_LINGER", "1s");
+const PATIENT: (&str, &str) = ("SENDO_LINGER", "1h");
 
 /// A ledger that is well, and grants leases.
 fn well(asked: &Asked) -> Reply {
@@ -29,7 +31,7 @@ const BURDENED: &str = r#"trap 'echo asked' TERM
 #[track_caller]
 fn outlast_a_lease() {
     let silent = WrongLedger::start(|asked| if asked.is_grant() { well(asked) } else { Reply::Silence });
-    let mut other = Worker::start(&silent.url, READY, &STRICT);
+    let mut other = Worker::start(&silent.url, READY, &[STRICT, BRIEF]);
     assert_eq!(other.end(), Some(137), "{}", other.text("stderr"));
 }
 
@@ -38,27 +40,30 @@ fn outlast_a_lease() {
 fn fenced_in(turn: impl Fn(&WrongLedger)) {
     let strict_ledger = WrongLedger::start(well);
     let patient_ledger = WrongLedger::start(Reply::to);
-    let mut strict = Worker::start(&strict_ledger.url, BURDENED, &STRICT);
-    let mut patient = Worker::start(&patient_ledger.url, READY, &PATIENT);
+    let mut strict = Worker::start(&strict_ledger.url, BURDENED, &[STRICT, PATIENT]);
+    let mut patient = Worker::start(&patient_ledger.url, READY, &[PATIENT]);
     let pids = ["transfer ", "child ", "grandchild "].map(|who| strict.says(who).parse::<i32>().unwrap());
     for (ledger, worker) in [(&strict_ledger, &strict), (&patient_ledger, &patient)] {
         worker.says("ready");
         ledger.wait("a report", |asked| !asked.is_grant() && asked.taken);
         turn(ledger);
     }
-    assert_eq!(strict.end(), Some(137), "{}", strict.text("stderr"));
+    let last = wait_for("its last word", || strict.last_word()?.ending);
     assert!(pids.iter().all(|pid| !is_alive(*pid)), "nothing of it runs any more");
     assert!(!strict.text("stdout").contains("asked"), "there was no time to ask");
-    let last = strict.last_word().unwrap().ending.unwrap();
     assert_eq!((last.outcome, last.signal), (Outcome::Fenced, Some(9)));
     assert!(last.verdict.evidence.iter().any(|seen| seen.contains("lease 8s, margin 2s")), "{:?}", last.verdict);
     // The control: without a lease the same outage harms nothing.
     assert!(patient.is_running());
-    patient_ledger.leave();
-    let back = WrongLedger::start_at(&patient_ledger.url, Reply::to);
-    patient.open();
-    assert_eq!(patient.end(), Some(0), "{}", patient.text("stderr"));
-    assert_eq!(ending(&back.asked())["outcome"]["kind"], "succeeded");
+    for (ledger, worker, code, outcome) in
+        [(strict_ledger, &mut strict, 137, "fenced"), (patient_ledger, &mut patient, 0, "succeeded")]
+    {
+        ledger.leave();
+        let back = WrongLedger::start_at(&ledger.url, Reply::to);
+        worker.open();
+        assert_eq!(worker.end(), Some(code), "{}", worker.text("stderr"));
+        assert_eq!(ending(&back.asked())["outcome"]["kind"], outcome);
+    }
 }
 
 #[test]
@@ -79,7 +84,7 @@ fn a_ledger_that_is_gone_ends_a_strict_transfer_and_no_patient_one() {
 #[test]
 fn a_reporter_that_hangs_cannot_prevent_the_kill() {
     let ledger = WrongLedger::start(well);
-    let mut strict = Worker::start(&ledger.url, BURDENED, &STRICT);
+    let mut strict = Worker::start(&ledger.url, BURDENED, &[STRICT, BRIEF]);
     let pids = ["transfer ", "child ", "grandchild "].map(|who| strict.says(who).parse::<i32>().unwrap());
     // Its thread opens the token's file before each request, and nobody will ever write to this one.
     assert!(Command::new("mkfifo").arg(strict.file("next")).status().unwrap().success());
@@ -98,7 +103,7 @@ fn a_ledger_that_comes_back_in_time_finds_the_transfer_and_renews_its_lease() {
         (false, 2) => Reply::Wrong(500, "", ""),
         (false, _) => Reply::go_on(),
     });
-    let mut worker = Worker::start(&ledger.url, READY, &STRICT);
+    let mut worker = Worker::start(&ledger.url, READY, &[STRICT, PATIENT]);
     ledger.wait("the ledger to be back", |asked| asked.nth == 3);
     outlast_a_lease();
     worker.open();
@@ -112,7 +117,7 @@ fn a_slow_ledger_harms_nothing_as_long_as_it_answers() {
         let Reply::Well(body) = well(asked) else { unreachable!() };
         Reply::Late(LATE, body)
     });
-    let mut worker = Worker::start(&ledger.url, READY, &STRICT);
+    let mut worker = Worker::start(&ledger.url, READY, &[STRICT, PATIENT]);
     worker.says("ready");
     outlast_a_lease();
     worker.open();
@@ -137,8 +142,8 @@ fn with_nothing_to_tell_a_strict_attempt_still_renews_its_lease() {
         }),
     );
     let seldom = ("SENDO_HEARTBEAT", "1h");
-    let mut strict = Worker::start(&strict_ledger.url, READY, &[STRICT[0], STRICT[1], seldom]);
-    let mut patient = Worker::start(&patient_ledger.url, READY, &[seldom]);
+    let mut strict = Worker::start(&strict_ledger.url, READY, &[STRICT, PATIENT, seldom]);
+    let mut patient = Worker::start(&patient_ledger.url, READY, &[PATIENT, seldom]);
     let empty = |asked: &Asked| !asked.is_grant() && asked.records().is_empty();
     strict_ledger.wait("an empty batch", empty);
     outlast_a_lease();
@@ -153,7 +158,7 @@ fn with_nothing_to_tell_a_strict_attempt_still_renews_its_lease() {
 #[test]
 fn a_strict_order_is_not_run_without_a_lease() {
     let ledger = WrongLedger::start(Reply::to);
-    let mut worker = Worker::start(&ledger.url, "echo ran > ran", &STRICT);
+    let mut worker = Worker::start(&ledger.url, "echo ran > ran", &[STRICT]);
     assert_eq!(worker.end(), Some(75), "{}", worker.text("stderr"));
     assert!(!worker.file("ran").exists() && worker.text("word").contains("brings no lease"), "{}", worker.text("word"));
 }
@@ -161,7 +166,7 @@ fn a_strict_order_is_not_run_without_a_lease() {
 #[test]
 fn a_lease_holds_whom_it_was_granted_to_whatever_the_order_says() {
     let ledger = WrongLedger::start(|asked| if asked.is_grant() { well(asked) } else { Reply::Silence });
-    let mut worker = Worker::start(&ledger.url, READY, &[("SENDO_FENCING", "patient"), ("SENDO_LINGER", "1s")]);
-    assert_eq!(worker.end(), Some(137), "{}", worker.text("stderr"));
-    assert_eq!(worker.last_word().unwrap().ending.unwrap().outcome, Outcome::Fenced);
+    let worker = Worker::start(&ledger.url, READY, &[("SENDO_FENCING", "patient"), PATIENT]);
+    let last = wait_for("its last word", || worker.last_word()?.ending);
+    assert_eq!((last.outcome, last.signal), (Outcome::Fenced, Some(9)));
 }

@@ -134,6 +134,8 @@ impl Desk {
                 let usage = self.sampler.as_mut().map(|sampler| sampler.read(now));
                 self.next_beat = None;
                 if let Some(usage) = usage.clone() {
+                    // Read now, and perhaps after a beat that came between the end and this note.
+                    let at = Millis::from_system(SystemTime::now());
                     self.outbox.push(at, Body::Usage { usage: Box::new(usage) });
                 }
                 let seq = self.outbox.push(at, Body::Ending { ending: ending.clone() });
