@@ -8,5 +8,6 @@ mod names;
 mod poison;
 mod records;
 mod senders;
+mod stalls;
 mod told;
 pub mod worker;

@@ -272,13 +272,10 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
     match event {
         // An end that we did not bring about has its own reason.
         Event::Exited(exit) => {
-            return ended(
-                exit,
-                drain.sent.filter(|_| plan.job).and(Some(drain.reason)),
-                drain.gone_by,
-                drain.at_once,
-                now,
-            );
+            let reason = drain.sent.filter(|_| plan.job).and(Some(drain.reason));
+            // Asked to go without a word of how long: there is nothing left to finish, only the last reports need time.
+            let gone_by = drain.gone_by.or((drain.terms > 0).then_some(now + RESERVE));
+            return ended(exit, reason, gone_by, drain.at_once, now);
         }
         Event::Signal { signal, .. } if !plan.job => actions.push(Action::Send(signal)),
         Event::Signal { signal: SIGTERM | SIGINT, ours: true } => {}

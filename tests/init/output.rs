@@ -1,6 +1,6 @@
 //! The supervisor's own stdio, and the relay.
 
-use super::running::{BOTH, program, run, under_with};
+use super::running::{BOTH, Place, program, run, under_with};
 use crate::env;
 use std::{fs, fs::File};
 
@@ -70,4 +70,13 @@ fn the_relay_passes_every_byte() {
             assert_eq!((passed.len(), differs_at), (bytes.len(), None), "{place:?}");
         }
     }
+}
+
+#[test]
+fn a_line_of_a_hundred_megabytes_passes_whole() {
+    const LENGTH: usize = 100_000_000;
+    let script = format!("head -c {LENGTH} /dev/zero | tr '\\0' x; echo; echo behind it");
+    let passed = run(Place::PidOne, &under_with(&["--relay", "on"], &["sh", "-c", &script])).stdout;
+    assert_eq!(passed.len(), LENGTH + "\nbehind it\n".len());
+    assert!(passed[..LENGTH].iter().all(|byte| *byte == b'x') && passed.ends_with(b"x\nbehind it\n"));
 }

@@ -68,6 +68,21 @@ fn a_plain_init_passes_term_on_at_once_and_kills_only_with_a_grace() {
 }
 
 #[test]
+fn asked_to_go_without_a_grace_it_lingers_for_the_last_reports_alone() {
+    let endless = Plan { grace: None, deadline: None, ..plan(true) };
+    let lingers = |asked: Vec<Event>| {
+        let ended = [Event::Exited(Exit::Code(0)), Event::NothingLeft].into();
+        let before = Instant::now();
+        match play(&endless, [vec![Event::Begin, Event::Granted, Event::Spawned], asked, ended].concat()).0 {
+            State::Lingering { until, .. } => until - before,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(lingers(vec![term(false)]) < Duration::from_secs(60));
+    assert!(lingers(vec![]) >= endless.linger);
+}
+
+#[test]
 fn finish_lets_the_transfer_go_on_and_the_second_term_kills() {
     let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
     let (_, actions) = play(&plan(true), begin.clone());
