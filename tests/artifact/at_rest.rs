@@ -10,8 +10,9 @@ use std::fs;
 
 /// kB at its highest, with reports over TLS: there are as many supervisors as transfers.
 const MEMORY_WITH_A_JOB: u64 = 5_000;
-/// kB at its highest, as a plain init. For now: 2,000 is the goal, and most of this is the file itself.
-const MEMORY_AS_INIT: u64 = 3_000;
+/// kB of its own at rest, as a plain init. The rest of its RSS is the file, shared by all that run it, and how much of that a kernel
+/// maps is the page cache's business (whole folios since Linux 6.18).
+const OWN_MEMORY_AS_INIT: u64 = 400;
 /// The loop's and the reporter's.
 const THREADS_WITH_A_JOB: usize = 2;
 /// Of both threads for one beat: a timer, a connection, a handshake, an answer. Measured: 9 with a new connection for each beat.
@@ -57,6 +58,11 @@ fn peak_memory(pid: i32) -> u64 {
     status(&format!("/proc/{pid}/status"), "VmHWM")
 }
 
+/// Anonymous: what one more of it costs a node.
+fn own_memory(pid: i32) -> u64 {
+    status(&format!("/proc/{pid}/status"), "RssAnon")
+}
+
 fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
 }
@@ -83,7 +89,7 @@ fn with_a_job_and_tls_it_keeps_to_its_memory_and_to_two_threads() {
     // Each beat looks the name up; in between nothing of that is left.
     wait_for("threads to be gone", || (threads(pid) <= THREADS_WITH_A_JOB).then_some(()));
     // The control: this is more than a plain init may have, and this test takes more than both.
-    assert!(memory > MEMORY_AS_INIT, "{memory} kB");
+    assert!(own_memory(pid) > OWN_MEMORY_AS_INIT, "{} kB", own_memory(pid));
     assert!(peak_memory(std::process::id().try_into().unwrap()) > MEMORY_WITH_A_JOB);
 }
 
@@ -108,8 +114,8 @@ fn a_lookup_has_a_thread_that_is_gone_with_the_answer() {
 #[test]
 fn a_plain_init_is_one_thread_and_small() {
     let container = init(QUIET);
-    let (memory, threads) = (peak_memory(container.init()), threads(container.init()));
-    assert!(memory <= MEMORY_AS_INIT, "{memory} kB");
+    let (memory, threads) = (own_memory(container.init()), threads(container.init()));
+    assert!(memory <= OWN_MEMORY_AS_INIT, "{memory} kB");
     assert_eq!(threads, 1);
 }
 
