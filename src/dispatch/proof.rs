@@ -35,8 +35,8 @@ pub fn end(remains: Remains) -> AttemptEnd {
     let (outcome, evidence, why) = match (remains.granted, remains.exit) {
         (false, exit) => (Outcome::NeverGranted, Evidence::Inference, exit.map(words)),
         (true, Some(SupervisorExit::Code(0))) => (Outcome::Succeeded, Evidence::ExitCode, None),
-        // It was asked to go while its grant was on the way: what runs is reported before anything can supersede it.
-        (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) if !remains.executing => {
+        // It was asked to go while its grant was on the way. A transfer's own 75 is told from ours by the story that each start leaves.
+        (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) if !remains.executing && last.is_none() => {
             (Outcome::NeverGranted, Evidence::ExitCode, Some(words(exit)))
         }
         (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) => (Outcome::Lost, Evidence::ExitCode, Some(words(exit))),
@@ -150,7 +150,7 @@ mod tests {
 
     fn story(ending: Option<Ending>) -> Story {
         let id = AttemptId { job: "a".into(), attempt: 1 };
-        Story { id, source: "n".into(), seq: 3, at: Millis(7), phase: Phase::Executing, usage: None, ending }
+        Story { id, seq: 3, at: Millis(7), phase: Phase::Executing, usage: None, ending }
     }
 
     fn outcome(granted: bool, exit: Option<SupervisorExit>, story: Option<Story>) -> (Outcome, Evidence) {
@@ -171,6 +171,15 @@ mod tests {
     fn nothing_known_is_lost_and_never_a_success() {
         assert_eq!(outcome(true, None, None), (Outcome::Lost, Evidence::Inference));
         assert_eq!(outcome(true, Some(SupervisorExit::Code(75)), None).0, Outcome::Lost);
+        let started = |story| Remains {
+            granted: true,
+            executing: false,
+            exit: Some(SupervisorExit::Code(75)),
+            story,
+            now: Millis(9),
+        };
+        assert_eq!(end(started(None)).ending.outcome, Outcome::NeverGranted);
+        assert_eq!(end(started(Some(story(None)))).ending.outcome, Outcome::Lost);
         assert_eq!(outcome(false, Some(SupervisorExit::Code(75)), None).0, Outcome::NeverGranted);
         assert_eq!(outcome(false, None, None).0, Outcome::NeverGranted);
     }

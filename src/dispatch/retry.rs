@@ -121,9 +121,10 @@ mod tests {
 
     #[test]
     fn what_had_not_begun_its_commit_wrote_nothing_where_rows_are_staged() {
-        let ended = |mode: &str, reading: &str, state| {
-            let config =
-                format!(", \"embulk\": {{\"config\": {{\"in\": {{{reading}}}, \"out\": {{\"mode\": \"{mode}\"}}}}}}");
+        let ended = |out: &str, reading: &str, state| {
+            let config = format!(
+                ", \"embulk\": {{\"config\": {{\"in\": {{\"type\": \"file\"{reading}}}, \"out\": {{\"type\": \"postgresql\", {out}}}}}}}"
+            );
             let (job, commit) = (job(&config), Commit { state, line: "a line".into() });
             let case = RetryCase {
                 job: &job,
@@ -136,15 +137,21 @@ mod tests {
             };
             next_step(&case)
         };
-        assert!(matches!(ended("insert", "", CommitState::NotBegun), NextStep::Retry { .. }));
-        for held in [
-            ended("insert_direct", "", CommitState::NotBegun),
-            ended("insert", "\"after_select\": \"DELETE FROM q\"", CommitState::NotBegun),
+        const INSERT: &str = "\"mode\": \"insert\"";
+        assert!(matches!(ended(INSERT, "", CommitState::NotBegun), NextStep::Retry { .. }));
+        for (out, reading) in [
+            ("\"mode\": \"insert_direct\"", ""),
+            (INSERT, ", \"after_select\": \"DELETE FROM q\""),
+            (INSERT, "}, \"filters\": [{\"type\": \"copy\"}], \"exec\": {"),
+            (INSERT, "}, \"exec\": {\"type\": \"mapreduce\""),
+            ("\"mode\": \"insert\", \"type\": \"multi\"", ""),
+            (INSERT, ", \"type\": \"command\""),
         ] {
-            assert!(matches!(held, NextStep::Hold { .. }));
+            let held = ended(out, reading, CommitState::NotBegun);
+            assert!(matches!(held, NextStep::Hold { .. }), "{out} {reading}: {held:?}");
         }
         for state in [CommitState::Begun, CommitState::Done] {
-            let held = ended("insert", "", state);
+            let held = ended(INSERT, "", state);
             assert!(matches!(&held, NextStep::Hold { question } if question.contains("\"a line\"")), "{held:?}");
         }
     }

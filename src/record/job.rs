@@ -167,6 +167,13 @@ impl Default for Retry {
     }
 }
 
+/// Plugins of the JDBC family (<https://github.com/embulk/embulk-input-jdbc>, <https://github.com/embulk/embulk-output-jdbc>).
+const JDBC: [&str; 7] = ["db2", "jdbc", "mysql", "oracle", "postgresql", "redshift", "sqlserver"];
+/// Inputs that read and do nothing else.
+const READERS: [&str; 4] = ["file", "gcs", "s3", "sftp"];
+/// Filters that see rows and nothing else.
+const PURE_FILTERS: [&str; 2] = ["remove_columns", "rename"];
+
 impl Job {
     /// Whether running the whole load again does no harm: the job says so, or Embulk's output mode is known to be so.
     ///
@@ -177,16 +184,31 @@ impl Job {
         self.retry.idempotent || matches!(mode, Some("replace" | "truncate_insert" | "merge" | "merge_direct"))
     }
 
-    /// Whether nothing can have been written before the commit: rows go into temporary tables first, and reading leaves no trace.
+    /// Whether nothing can have been written before the commit: rows go into temporary tables first, and nothing on their way there
+    /// leaves a trace. Only what is known to be so counts: a plugin that is not named here may write as it goes.
     ///
     /// Of the JDBC output's modes `insert` does so (<https://github.com/embulk/embulk-output-jdbc>, "Modes"); the JDBC input's SQL
     /// around its SELECT may write.
     pub fn writes_at_its_commit(&self) -> bool {
-        let Some(embulk) = &self.embulk else { return false };
-        let mode = embulk.config.pointer("/out/mode").and_then(serde_json::Value::as_str);
-        let given = |option: &&str| embulk.config.pointer(option).is_some_and(|value| !value.is_null());
-        let writes_as_it_reads = ["/in/before_setup", "/in/before_select", "/in/after_select"].iter().any(given);
-        mode == Some("insert") && !writes_as_it_reads
+        let Some(embulk) = self.embulk.as_ref().filter(|_| self.command.is_none()) else { return false };
+        let at = |place: &str| embulk.config.pointer(place).filter(|value| !value.is_null());
+        // `type: mysql`, or `type: {source: maven, name: mysql, …}`.
+        let plugin = |value: &serde_json::Value| {
+            value.as_str().or_else(|| value.get("name")?.as_str()).map(str::to_owned).unwrap_or_default()
+        };
+        let is_one_of =
+            |place, known: &[&[&str]]| at(place).map(plugin).is_some_and(|name| known.concat().contains(&&*name));
+        let filters =
+            at("/filters").map(|filters| filters.as_array().cloned().unwrap_or_else(|| vec![filters.clone()]));
+        let pure =
+            |filter: &serde_json::Value| filter.get("type").is_some_and(|kind| PURE_FILTERS.contains(&&*plugin(kind)));
+        at("/out/mode").and_then(serde_json::Value::as_str) == Some("insert")
+            && is_one_of("/out/type", &[&JDBC])
+            && is_one_of("/in/type", &[&JDBC, &READERS])
+            && ["/in/before_setup", "/in/before_select", "/in/after_select", "/exec/type"]
+                .iter()
+                .all(|place| at(place).is_none())
+            && filters.unwrap_or_default().iter().all(pure)
     }
 
     /// Whether the definition's cursor goes through this job.

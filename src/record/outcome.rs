@@ -59,13 +59,22 @@ impl Outcome {
 
     /// The fault lies with the place and not with the transfer: its retries come out of the infrastructure's budget.
     pub fn is_infrastructure(&self) -> bool {
-        matches!(self, Self::Killed { .. } | Self::Drained | Self::Fenced | Self::NeverGranted | Self::Lost)
+        match self {
+            Self::Killed { signal } => !is_own_crash(*signal),
+            _ => matches!(self, Self::Drained | Self::Fenced | Self::NeverGranted | Self::Lost),
+        }
     }
 
     /// The transfer's process certainly never ran, so nothing can have been written.
     pub fn never_ran(&self) -> bool {
         matches!(self, Self::NotStarted { .. } | Self::CreateFailed | Self::NeverGranted)
     }
+}
+
+/// Whether a process that died by this signal brought it about itself: a fault, an abort, a limit of its own, a reader that went away.
+pub fn is_own_crash(signal: i32) -> bool {
+    use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGSEGV, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ};
+    [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGSEGV, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ].contains(&signal)
 }
 
 /// How good the evidence for an outcome is. Higher replaces lower, until a successor attempt exists.

@@ -16,7 +16,6 @@ pub const MESSAGE_LIMIT: usize = 4096;
 pub struct Story {
     #[serde(flatten)]
     pub id: AttemptId,
-    pub source: String,
     /// The number of the ending's record, or of the last one written.
     pub seq: u64,
     pub at: super::Millis,

@@ -1,7 +1,7 @@
 //! From the ledger's grant to a transfer that can start: the configuration with its secrets in a private file, the cursor beside
 //! it, and the arguments and variables that point there.
 
-use super::user::User;
+use super::{embulk::LINE_LIMIT, foreign, user::User};
 use crate::record::{outcome::CursorMove, wire::Grant};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -28,23 +28,28 @@ pub struct Prepared {
     /// Embulk writes its next cursor there, and the generation that it started from.
     diff: Option<(PathBuf, i64)>,
     folder: Option<PathBuf>,
+    /// Whom the transfer runs as.
+    owner: u32,
 }
 
 impl Prepared {
     /// Writes the private files. The folder is ours alone (0700), the files too (0600).
+    ///
+    /// `name` is the folder's: one that says nothing, for the transfer reads it among its arguments.
     pub fn new(
         grant: &Grant,
-        nonce: &str,
+        name: &str,
         work_dir: &Path,
         secrets_dir: &Path,
         user: Option<User>,
     ) -> anyhow::Result<Self> {
-        let mut prepared = Self::default();
+        let owner = user.map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+        let mut prepared = Self { owner, ..Self::default() };
         if let Some(bytes) = grant.memory_limit_bytes {
             prepared.env.push(("EMBULK_MEMORY_LIMIT".into(), bytes.to_string().into()));
         }
         let Some(config) = &grant.embulk_config else { return Ok(prepared) };
-        let folder = work_dir.join(format!("sendo-{nonce}"));
+        let folder = work_dir.join(format!("sendo-{name}"));
         fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("create {}", folder.display()))?;
         prepared.folder = Some(folder.clone());
         // Half-made, it goes again: there may be a password in it.
@@ -78,11 +83,8 @@ impl Prepared {
     /// The cursor's file, as Embulk left it.
     pub fn next_cursor(&self) -> anyhow::Result<Option<CursorMove>> {
         let Some((file, generation)) = &self.diff else { return Ok(None) };
-        let size = fs::metadata(file).context("find Embulk's config diff")?.len();
-        if size > CURSOR_LIMIT {
-            bail!("Embulk's config diff has {size} bytes; the limit is {CURSOR_LIMIT}");
-        }
-        let diff = fs::read_to_string(file).context("read Embulk's config diff")?;
+        let diff = foreign::read(file, self.owner, CURSOR_LIMIT).context("read Embulk's config diff")?;
+        let diff = String::from_utf8(diff).context("Embulk's config diff is no UTF-8")?;
         let told = |value: &str| value.len() >= SHORTEST_SECRET && diff.contains(value);
         if let Some((name, _)) = self.secrets.iter().find(|(_, value)| told(value)) {
             bail!(
@@ -99,7 +101,16 @@ impl Prepared {
         let mut hidden: Vec<&str> = self.secrets.iter().flat_map(|(_, value)| value.lines()).collect();
         hidden.retain(|line| line.len() >= SHORTEST_SECRET);
         hidden.sort_by_key(|line| std::cmp::Reverse(line.len()));
-        hidden.into_iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***"))
+        let line = hidden.iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***"));
+        // A line of that length was cut, perhaps in the middle of a secret.
+        let cut = hidden.iter().filter(|_| line.len() >= LINE_LIMIT).filter_map(|secret| {
+            let heads = secret.char_indices().map(|(at, _)| secret.get(..at).unwrap_or_default());
+            heads.filter(|head| !head.is_empty() && line.ends_with(head)).map(str::len).max()
+        });
+        match cut.max() {
+            Some(length) => format!("{}***", line.get(..line.len().saturating_sub(length)).unwrap_or_default()),
+            None => line,
+        }
     }
 
     /// Takes the private files away.
@@ -194,6 +205,8 @@ mod tests {
         let cursor = CursorMove { from_generation: 7, diff: "in: {last_record: [3]}".into() };
         assert_eq!(prepared.next_cursor().unwrap(), Some(cursor));
         assert_eq!(prepared.redact("login as s3cret"), "login as ***");
+        let cut = format!("{}s3cr", "x".repeat(LINE_LIMIT - 4));
+        assert!(prepared.redact(&cut).ends_with("x***") && prepared.redact("login as s3cr").ends_with("s3cr"));
         fs::write(file.with_file_name("diff.yml"), "in: {last_path: /data/s3cret/x}").unwrap();
         let error = prepared.next_cursor().unwrap_err().to_string();
         assert!(error.contains("`dwh`") && !error.contains("s3cret"), "{error}");

@@ -8,6 +8,7 @@ mod child;
 pub mod config;
 mod descent;
 mod embulk;
+mod foreign;
 mod grant;
 mod lease;
 mod outcome;
@@ -93,7 +94,6 @@ struct Supervisor {
     /// Our own and not the reporter's: whatever that thread hangs in, a strict transfer ends in time.
     alarm: Alarm,
     senders: Senders,
-    nonce: String,
     relay: Option<Relay>,
     child: Option<Child>,
     grant: Option<Box<Grant>>,
@@ -116,10 +116,9 @@ impl Supervisor {
             linger: job.map_or(Duration::ZERO, |job| job.linger),
         };
         let seen = Arc::new(Seen::default());
-        let nonce = if job.is_some() { nonce()? } else { String::new() };
         let reporter = job.map(|job| {
             child::close_inherited_on_exec()?;
-            Reporter::start(job, &nonce, Arc::clone(&seen))
+            Reporter::start(job, &random()?, Arc::clone(&seen))
         });
         Ok(Self {
             plan,
@@ -128,7 +127,6 @@ impl Supervisor {
             alarm: Alarm::new().context("make a timer")?,
             senders: Senders::default(),
             seen,
-            nonce,
             relay: None,
             child: None,
             grant: None,
@@ -316,7 +314,7 @@ impl Supervisor {
 
     fn try_spawn(&mut self) -> anyhow::Result<Child> {
         if let (Some(job), Some(grant)) = (&self.config.job, &self.grant) {
-            self.prepared = Prepared::new(grant, &self.nonce, &job.work_dir, &job.secrets_dir, self.config.user)?;
+            self.prepared = Prepared::new(grant, &random()?, &job.work_dir, &job.secrets_dir, self.config.user)?;
         }
         let output = if self.config.relay {
             let (relay, output) = Relay::new(Arc::clone(&self.seen)).context("relay the output")?;
@@ -362,8 +360,8 @@ impl Supervisor {
     }
 }
 
-/// Tells this process from every other that may ever run the same attempt.
-fn nonce() -> anyhow::Result<String> {
+/// A name that nobody guesses.
+fn random() -> anyhow::Result<String> {
     let mut random = [0_u8; 16];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random);
     filled.ok().context("read random bytes from the kernel")?;

@@ -247,6 +247,9 @@ impl Stream {
         {
             let (rest_of_line, behind) = text.split_at(end);
             keep(&mut self.line, rest_of_line);
+            if self.line.len() >= LINE_LIMIT {
+                inner.embulk.doubt("a line too long to be read");
+            }
             self.line.push(b'\n');
             inner.lines(&self.line);
             self.line.clear();

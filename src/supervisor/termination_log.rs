@@ -18,8 +18,14 @@ pub fn write(file: &Path, key: &hmac::Key, story: Story) -> anyhow::Result<()> {
 
 /// Leaves a text that nobody has to believe: why nothing ran.
 pub fn hint(file: &Path, why: &str) -> anyhow::Result<()> {
-    let why: String = why.chars().take(MESSAGE_LIMIT / 4).collect();
-    put(file, &serde_json::to_vec(&serde_json::json!({ "hint": why })).context("render the hint")?)
+    let rendered = |why: &str| serde_json::to_vec(&serde_json::json!({ "hint": why })).context("render the hint");
+    let mut why = why.to_owned();
+    let mut text = rendered(&why)?;
+    while text.len() > MESSAGE_LIMIT {
+        why = why.chars().take(why.chars().count() / 2).collect();
+        text = rendered(&why)?;
+    }
+    put(file, &text)
 }
 
 /// The key that a grant gave, from its hexadecimal form.
@@ -103,7 +109,7 @@ mod tests {
             commit: None,
         };
         let id = AttemptId { job: "a".into(), attempt: 1 };
-        Story { id, source: "n".into(), seq: 9, at: Millis(5), phase: Phase::Failed, usage: None, ending: Some(ending) }
+        Story { id, seq: 9, at: Millis(5), phase: Phase::Failed, usage: None, ending: Some(ending) }
     }
 
     fn believed(text: &[u8], key: &hmac::Key) -> Option<Story> {

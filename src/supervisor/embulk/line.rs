@@ -12,13 +12,18 @@
 //! Embulk 0.11; the digits are English because the entrypoint pins the language.
 
 /// A line that tells something holds at least one of these. Their first bytes are what a fast search looks for: rare ones.
-pub const MARKS: [&str; 7] = ["{done:", "Loading ", "Fetched ", "Committed.", TEMPORARY_TABLE, EXCEPTION, ERROR];
+pub const MARKS: [&str; 7] = [TASKS, "Loading ", "Fetched ", "Committed.", TEMPORARY_TABLE, EXCEPTION, ERROR];
+/// How Embulk tells how many of its tasks are done.
+pub const TASKS: &str = "{done:";
 /// A JDBC load's temporary tables end like this: `orders_0000018f3c5a2b10_embulk000`.
 const TEMPORARY_TABLE: &str = "_embulk";
 /// What the first line of a Java stack trace holds.
 const EXCEPTION: &str = "Exception: ";
 /// What Embulk's own last word begins with; also the end of the name of what a JVM throws at its end.
 const ERROR: &str = "Error: ";
+
+/// Bytes of a thread's name: `0016:task-0000`.
+const THREAD_LIMIT: usize = 64;
 
 /// What one line tells.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub enum Told<'a> {
     },
     /// Rows go into temporary tables first, and into the target at the commit.
     Staging,
+    /// The target gets what is in the temporary tables.
+    Moving,
     Committed,
     /// Embulk's own word on why it failed.
     Error(&'a str),
@@ -51,10 +58,20 @@ impl<'a> Told<'a> {
             .or_else(|| loading(line))
             .or_else(|| fetched(line))
             .or_else(|| line.ends_with("): Committed.").then_some(Self::Committed))
-            .or_else(|| (line.contains("SQL: CREATE TABLE ") && tables(line).next().is_some()).then_some(Self::Staging))
+            .or_else(|| statement(line))
             .or_else(|| line.strip_prefix(ERROR).map(Self::Error))
             .or_else(|| is_thrown(line).then_some(Self::Exception))
     }
+}
+
+/// What Embulk's own statements do with a temporary table; those of the tasks, which fill it, begin otherwise (`Copy SQL`, `Prepared SQL`).
+fn statement(line: &str) -> Option<Told<'_>> {
+    let (_, sql) = line.split_once("): SQL: ")?;
+    tables(sql).next()?;
+    if sql.starts_with("CREATE TABLE ") {
+        return Some(Told::Staging);
+    }
+    (!sql.starts_with("DROP TABLE ")).then_some(Told::Moving)
 }
 
 /// The temporary tables that a line names.
@@ -73,7 +90,7 @@ fn is_temporary_table(word: &str) -> bool {
 
 /// `{done:  1 / 4, running: 3}`
 fn tasks(line: &str) -> Option<Told<'_>> {
-    let (_, rest) = line.split_once("{done:")?;
+    let (_, rest) = line.rsplit_once(TASKS)?;
     let (done, rest) = rest.split_once('/')?;
     let (total, rest) = rest.split_once(", running:")?;
     let running = rest.strip_suffix('}')?;
@@ -91,7 +108,7 @@ fn loading(line: &str) -> Option<Told<'_>> {
 /// `(0016:task-0000): Fetched 64,000 rows.`
 fn fetched(line: &str) -> Option<Told<'_>> {
     let (head, rest) = line.split_once("): Fetched ")?;
-    let (_, thread) = head.rsplit_once('(')?;
+    let (_, thread) = head.rsplit_once('(').filter(|(_, thread)| thread.len() <= THREAD_LIMIT)?;
     Some(Told::Fetched { thread, rows: number(rest.strip_suffix(" rows.")?)? })
 }
 
@@ -147,6 +164,10 @@ mod tests {
             "): Fetched x rows.",
             "(main): Not Committed",
             "CREATE TABLE my_embulk001",
+            "(0016:task-0000): Copy SQL: COPY \"t_0000018f3c5a2b10_embulk000\" FROM STDIN",
+            "(0001:transaction): SQL: DROP TABLE IF EXISTS \"t_0000018f3c5a2b10_embulk000\"",
+            "(0001:transaction): SQL: DELETE FROM \"t\"",
+            "{done:  ١ / ٢, running: 0}",
             "\tat a.b: Error: x",
             "a row, with an Error: in it",
         ] {

@@ -7,7 +7,7 @@ use crate::record::{
     usage::Progress,
 };
 use aho_corasick::packed::Searcher;
-use line::{MARKS, Told};
+use line::{MARKS, TASKS, Told};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::LazyLock,
@@ -15,6 +15,8 @@ use std::{
 
 /// Longer lines are seen up to here.
 pub const LINE_LIMIT: usize = 8 * 1024;
+/// Of a line that travels with the ending: the termination log has room for little more.
+const QUOTE_LIMIT: usize = 300;
 /// More threads than any transfer has; the names are the transfer's to choose.
 const THREADS_LIMIT: usize = 1024;
 /// Enough names to clean up by; the rest follows the same pattern.
@@ -34,6 +36,8 @@ pub struct Lines {
     /// A stack trace's own line, where Embulk prints no `Error:`.
     exception: Option<String>,
     tables: BTreeSet<String>,
+    /// Rows go into temporary tables first.
+    staged: bool,
     commit: Option<Commit>,
 }
 
@@ -46,8 +50,10 @@ impl Lines {
             let start = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
             let end = at + memchr::memchr(b'\n', behind).unwrap_or(behind.len());
             let line = text.get(start..end).unwrap_or_default();
-            let line = line.get(..LINE_LIMIT).unwrap_or(line).trim_ascii_end();
-            self.read(&String::from_utf8_lossy(line));
+            self.read(&String::from_utf8_lossy(line.get(..LINE_LIMIT).unwrap_or(line).trim_ascii_end()));
+            if line.len() > LINE_LIMIT {
+                self.doubt("a line too long to be read");
+            }
             text = text.get(end..).unwrap_or_default();
         }
     }
@@ -60,7 +66,9 @@ impl Lines {
             Some(Told::Tasks { done, total, running }) => {
                 self.tasks = Some((done, total, running));
                 let state = if done < total { CommitState::NotBegun } else { CommitState::Begun };
-                self.commits(state, line);
+                if self.staged {
+                    self.commits(state, line);
+                }
             }
             Some(Told::Loading { rows, bytes }) => {
                 let (all_rows, all_bytes) = self.loaded.unwrap_or((0, Some(0)));
@@ -68,13 +76,13 @@ impl Lines {
                 self.loaded = Some((all_rows.saturating_add(rows), bytes));
             }
             Some(Told::Fetched { thread, rows }) => self.fetches(thread, rows),
-            // The first sign that there will be a commit at all.
-            Some(Told::Staging) if self.commit.is_none() => {
-                self.commit = Some(Commit { state: CommitState::NotBegun, line: line.to_owned() });
-            }
-            Some(Told::Committed) => self.commit = Some(Commit { state: CommitState::Done, line: line.to_owned() }),
+            Some(Told::Staging) => self.staged = true,
+            Some(Told::Moving) => self.commits(CommitState::Begun, line),
+            Some(Told::Committed) => self.commits(CommitState::Done, line),
             Some(Told::Error(error)) => self.error = Some(error.to_owned()),
             Some(Told::Exception) if self.exception.is_none() => self.exception = Some(line.to_owned()),
+            // Embulk in another language, or another Embulk: it may say that all is done, and we cannot tell.
+            None if line.contains(TASKS) => self.doubt(line),
             _ => {}
         }
     }
@@ -86,11 +94,16 @@ impl Lines {
         }
     }
 
-    /// Only where rows are staged do the tasks say something of the commit; and what once began does not go back.
+    /// What once began does not go back.
     fn commits(&mut self, state: CommitState, line: &str) {
-        if let Some(commit) = self.commit.as_mut().filter(|commit| commit.state <= state) {
-            *commit = Commit { state, line: line.to_owned() };
+        if self.commit.as_ref().is_none_or(|commit| commit.state <= state) {
+            self.commit = Some(Commit { state, line: line.chars().take(QUOTE_LIMIT).collect() });
         }
+    }
+
+    /// What could not be read may have told of the commit's begin: only what was read to the last line proves that there was none.
+    pub fn doubt(&mut self, line: &str) {
+        self.commits(CommitState::Begun, line);
     }
 
     /// The progress in the heartbeat's words.
@@ -182,14 +195,44 @@ mod tests {
 
     #[test]
     fn a_commit_begins_when_every_task_is_done_and_only_where_rows_are_staged() {
+        use CommitState::{Begun, Done, NotBegun};
         let state = |lines: &[&str]| seen(lines).commit().map(|commit| commit.state);
         let tasks = |done| format!("x [INFO] (0001:transaction): {{done:  {done} / 2, running: 0}}");
-        assert_eq!(state(&[&tasks(1), &tasks(2)]), None);
-        assert_eq!(state(&["x [INFO] (main): Committed."]), Some(CommitState::Done));
-        assert_eq!(state(&[CREATE]), Some(CommitState::NotBegun));
-        assert_eq!(state(&[CREATE, &tasks(1)]), Some(CommitState::NotBegun));
-        assert_eq!(state(&[CREATE, &tasks(1), &tasks(2)]), Some(CommitState::Begun));
-        assert_eq!(state(&[CREATE, &tasks(2), &tasks(1)]), Some(CommitState::Begun));
-        assert_eq!(state(&[CREATE, &tasks(2), "x [INFO] (main): Committed.", &tasks(2)]), Some(CommitState::Done));
+        let (one, all, committed) = (&*tasks("1"), &*tasks("2"), "x [INFO] (main): Committed.");
+        for (lines, expected) in [
+            (&[one, all][..], None),
+            (&[CREATE], None),
+            (&[CREATE, one], Some(NotBegun)),
+            (&[CREATE, one, all], Some(Begun)),
+            (&[CREATE, all, one], Some(Begun)),
+            (
+                &[
+                    CREATE,
+                    one,
+                    "x [INFO] (0001:transaction): SQL: INSERT INTO t SELECT * FROM o_0000018f3c5a2b10_embulk000",
+                ],
+                Some(Begun),
+            ),
+            (&[CREATE, all, committed, all], Some(Done)),
+            (&[committed], Some(Done)),
+        ] {
+            assert_eq!(state(lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_read_may_have_told_of_the_commit() {
+        let one = "x [INFO] (0001:transaction): {done:  1 / 2, running: 0}";
+        let foreign = "x [INFO] (0001:transaction): {done:  ٢ / ٢, running: 0}";
+        let long = format!("{}{{done:  2 / 2, running: 0}}", ".".repeat(LINE_LIMIT));
+        for line in [foreign, &long] {
+            assert_eq!(seen(&[CREATE, one, line]).commit().unwrap().state, CommitState::Begun);
+        }
+    }
+
+    #[test]
+    fn a_quoted_line_is_short() {
+        let long = format!("{}: {{done:  2 / 2, running: 0}}", ".".repeat(1000));
+        assert_eq!(seen(&[CREATE, &long]).commit().unwrap().line.len(), QUOTE_LIMIT);
     }
 }

@@ -176,8 +176,7 @@ impl Desk {
     /// The story so far, for whoever finds us dead.
     fn leave(&self, seq: u64, at: Millis, usage: Option<Usage>, ending: Option<Ending>) {
         let Some(key) = &self.key else { return };
-        let story =
-            Story { id: self.config.id.clone(), source: self.nonce.clone(), seq, at, phase: self.phase, usage, ending };
+        let story = Story { id: self.config.id.clone(), seq, at, phase: self.phase, usage, ending };
         if let Err(error) = termination_log::write(&self.config.termination_log, key, story) {
             tracing::warn!(error = format!("{error:#}"), "no last word left");
         }

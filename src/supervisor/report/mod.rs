@@ -87,6 +87,9 @@ enum Message {
 
 impl Reporter {
     /// Starts the thread. Signals are blocked by now, so it takes none.
+    ///
+    /// `nonce` tells this process from every other that may ever run the same attempt. With the attempt's token it opens the key of
+    /// the last word, so the transfer must not see it.
     pub fn start(config: &JobConfig, nonce: &str, seen: Arc<Seen>) -> anyhow::Result<Self> {
         let ledger = Ledger::new(config)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;

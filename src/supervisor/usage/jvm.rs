@@ -4,12 +4,12 @@
 //! absent with `-XX:-UsePerfData` or `-XX:+PerfDisableSharedMem`. The transfer owns the file, so it is opened with care and read
 //! with a limit; `hsperfdata` knows its format.
 
-use super::{hsperfdata, tree::Process};
+use super::{super::foreign, hsperfdata, tree::Process};
 use crate::record::usage::Jvm as Reading;
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::Read as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -80,14 +80,11 @@ fn folders(tmp: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"hsperfdata_")).map(|entry| entry.path())
 }
 
-/// A plain file of the process's own user and nothing else: a pipe would keep us, a link lead us elsewhere. A file from before the
-/// process is what a killed JVM of the same pid left.
+/// A file from before the process is what a killed JVM of the same pid left.
 fn read(found: &Found) -> Option<Reading> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&found.file).ok()?;
-    let about = file.metadata().ok()?;
+    let (file, about) = foreign::open(&found.file, found.owner).ok()?;
     let is_left_over = u64::try_from(about.mtime()).ok()?.saturating_add(START_TOLERANCE) < found.process.started;
-    if !about.is_file() || about.uid() != found.owner || is_left_over {
+    if is_left_over {
         return None;
     }
     let mut bytes = Vec::new();
