@@ -234,5 +234,5 @@ fn a_load_drained_in_its_commit_is_held_with_the_line_that_says_so() {
     assert_asks(&show);
     let evidence = evidence(&show, 1);
     assert!(evidence.contains("its commit may have begun"), "{evidence}");
-    assert!(show["verdict"]["next_action"].as_str().unwrap().contains("{done: "), "{show:#}");
+    assert!(show["verdict"]["next_action"].as_str().unwrap().contains("SQL: INSERT INTO"), "{show:#}");
 }
