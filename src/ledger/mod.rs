@@ -195,6 +195,3 @@ impl Ledger {
 pub fn now() -> Millis {
     Millis::from_system(SystemTime::now())
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,6 +5,7 @@ pub mod databases;
 pub mod dev;
 pub mod guest;
 pub mod image;
+pub mod ledgers;
 pub mod names;
 pub mod wrong_ledger;
 

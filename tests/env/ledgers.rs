@@ -1,0 +1,69 @@
+//! Databases for ledgers: a file, or one of its own on the servers of this run.
+
+use super::databases::{PASSWORD, Server, USER, databases};
+use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
+
+/// What the ledger speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgresql,
+    Mariadb,
+}
+
+impl Database {
+    /// The address of a database on a server.
+    pub fn url(self, server: &Server, name: &str) -> String {
+        let scheme = if self == Self::Postgresql { "postgres" } else { "mysql" };
+        format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{}/{name}", server.port)
+    }
+}
+
+/// An empty database.
+pub struct Place {
+    pub database: Database,
+    pub url: String,
+    _folder: Option<TempDir>,
+}
+
+impl Place {
+    pub fn new(database: Database) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("ledger_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let create = format!("CREATE DATABASE {name}");
+        match database {
+            Database::Sqlite => {
+                let folder = super::scratch();
+                let url = format!("sqlite://{}?mode=rwc", folder.path().join("ledger.db").display());
+                Self { database, url, _folder: Some(folder) }
+            }
+            Database::Postgresql => {
+                databases().postgresql(&create);
+                Self { database, url: database.url(&databases().postgresql, &name), _folder: None }
+            }
+            Database::Mariadb => {
+                databases().mysql(&create);
+                Self { database, url: database.url(&databases().mysql, &name), _folder: None }
+            }
+        }
+    }
+
+    /// A session of the test's own.
+    pub async fn session(&self) -> AnyConnection {
+        sqlx::any::install_default_drivers();
+        AnyConnection::connect(&self.url).await.unwrap()
+    }
+
+    /// Runs statements.
+    pub async fn execute(&self, sql: &str) {
+        self.session().await.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+    }
+
+    /// The number that a query says.
+    pub async fn count(&self, sql: &str) -> i64 {
+        let row = self.session().await.fetch_one(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+        row.try_get(0).unwrap()
+    }
+}

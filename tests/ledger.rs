@@ -1,0 +1,12 @@
+//! The ledger's promises on each database that it speaks: one suite, run on SQLite, PostgreSQL and MariaDB.
+
+#[macro_use]
+mod fresh;
+//mod faults;
+//mod fences;
+//mod ingest;
+mod lease;
+//mod migrations;
+mod promises;
+//mod races;
+//mod texts;
