@@ -2,11 +2,12 @@
 
 #[macro_use]
 mod fresh;
-//mod faults;
-//mod fences;
-//mod ingest;
+mod faults;
+mod fences;
+mod ingest;
 mod lease;
-//mod migrations;
+mod migrations;
 mod promises;
-//mod races;
-//mod texts;
+mod races;
+mod retention;
+mod texts;

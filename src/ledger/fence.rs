@@ -90,7 +90,7 @@ impl Ledger {
     }
 
     /// Owns the task `name` whenever it can, until `shutdown`: `owner` shows the fence, and `None` while we are not sure to be the owner. A clean stop
-    /// gives the lease up at once.
+    /// gives the lease up at once. On SQLite the one control program has the file's lock, and its leases need no renewal.
     pub async fn keep_lease(
         &self,
         name: &str,
@@ -98,6 +98,8 @@ impl Ledger {
         owner: watch::Sender<Option<Fence>>,
         mut shutdown: watch::Receiver<bool>,
     ) {
+        let is_shared = self.dialect.is_server();
+        let span = if is_shared { SPAN } else { Duration::ZERO };
         let mut kept: Option<(Fence, Instant)> = None;
         loop {
             // Counted from before the request: the database counts from later.
@@ -105,8 +107,8 @@ impl Ledger {
             let sure_until = kept.as_ref().map_or(asked + SPAN, |(_, at)| *at + SPAN);
             let renewed = tokio::time::timeout_at(sure_until.into(), async {
                 match &kept {
-                    Some((fence, _)) => Ok(self.renew_fence(fence, SPAN).await?.then(|| fence.clone())),
-                    None => self.acquire_lease(name, holder, SPAN).await,
+                    Some((fence, _)) => Ok(self.renew_fence(fence, span).await?.then(|| fence.clone())),
+                    None => self.acquire_lease(name, holder, span).await,
                 }
             });
             let renewed = tokio::select! {
@@ -133,7 +135,7 @@ impl Ledger {
                 changed
             });
             tokio::select! {
-                () = tokio::time::sleep(SPAN / 3) => {}
+                () = tokio::time::sleep(SPAN / 3), if is_shared || kept.is_none() => {}
                 _ = shutdown.wait_for(|stop| *stop) => break,
             }
         }

@@ -3,7 +3,7 @@
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
 //! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
 //! attempts, `append` takes the supervisors' records (`ingest` the readings of many at once), `fold` decides
-//! what an end means, `operate` obeys people, `query` reads. `fence` says which of several control programs owns a task, `transact` tries a verb
+//! what an end means, `operate` obeys people, `query` reads. `fence` says which of several control programs owns a task, `retention` lets readings grow old, `transact` tries a verb
 //! again where the database was in the way.
 
 mod accept;
@@ -17,6 +17,7 @@ mod launch;
 mod lease;
 mod operate;
 mod query;
+mod retention;
 mod rows;
 mod schema;
 mod transact;
@@ -162,6 +163,17 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// Notes the fingerprint of the key that signs for this ledger's attempts, or compares it: [`Error::OtherKey`].
+    pub async fn same_key(&self, fingerprint: &str) -> Result<(), Error> {
+        let noted = async |_| {
+            let note = self.sql("{insert} INTO ledger_key (id, fingerprint) VALUES (1, ?) {once}");
+            note.bind(fingerprint.to_owned()).execute(&self.pool).await?;
+            let row = self.sql("SELECT fingerprint FROM ledger_key WHERE id = 1").fetch_one(&self.pool).await?;
+            Ok(row.try_get::<String, _>("fingerprint")?)
+        };
+        if self.transact(noted).await? == fingerprint { Ok(()) } else { Err(Error::OtherKey) }
+    }
+
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), Error> {
         self.pool.execute("SELECT 1").await?;
@@ -189,6 +201,11 @@ impl Ledger {
     fn sql(&self, statement: &'static str) -> Statement<'static> {
         sqlx::query(self.dialect.sql(statement))
     }
+}
+
+/// Whether an address is of a database that the ledger speaks.
+pub fn speaks(url: &str) -> Result<(), Error> {
+    Dialect::of(url).map(drop)
 }
 
 /// The ledger's clock.

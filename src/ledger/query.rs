@@ -4,7 +4,7 @@ use super::{
     Error, Ledger,
     rows::{job, number},
 };
-use crate::record::{job::Job, outcome::Verdict};
+use crate::record::{job::Job, outcome::Verdict, wire::AttemptId};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, any::AnyRow};
 
@@ -194,7 +194,12 @@ impl Ledger {
                          ORDER BY at_ms, seq LIMIT ?";
         let query = self.sql(statement).bind(id.to_owned()).bind(i64::from(attempt.unwrap_or(last)));
         let query = query.bind(after.0).bind(after.0).bind(after.1).bind(i64::from(limit));
-        query.fetch_all(&self.pool).await?.iter().map(heartbeat).collect()
+        let raw = query.fetch_all(&self.pool).await?;
+        if raw.is_empty() {
+            let id = AttemptId { job: id.to_owned(), attempt: attempt.unwrap_or(last) };
+            return self.rolled_up(&id, after, limit).await;
+        }
+        raw.iter().map(heartbeat).collect()
     }
 }
 

@@ -50,6 +50,15 @@ impl Place {
         }
     }
 
+    /// One that is there already.
+    pub fn on(database: Database, url: String) -> Self {
+        Self { database, url, _folder: None }
+    }
+
+    pub fn is_file(&self) -> bool {
+        self.database == Database::Sqlite
+    }
+
     /// A session of the test's own.
     pub async fn session(&self) -> AnyConnection {
         sqlx::any::install_default_drivers();
@@ -63,7 +72,11 @@ impl Place {
 
     /// The number that a query says.
     pub async fn count(&self, sql: &str) -> i64 {
-        let row = self.session().await.fetch_one(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
-        row.try_get(0).unwrap()
+        self.try_count(sql).await.unwrap()
+    }
+
+    /// The same where there may be no such table yet.
+    pub async fn try_count(&self, sql: &str) -> sqlx::Result<i64> {
+        self.session().await.fetch_one(sqlx::AssertSqlSafe(sql.to_owned())).await?.try_get(0)
     }
 }

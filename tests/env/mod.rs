@@ -1,6 +1,7 @@
 //! Surroundings: the two programs, scratch folders, waiting for a condition with a limit.
 
 pub mod container;
+pub mod cut;
 pub mod databases;
 pub mod dev;
 pub mod guest;

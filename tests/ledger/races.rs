@@ -61,15 +61,12 @@ on_each_database! {
     }
 
     async fn many_copies_of_one_batch_are_kept_once(fresh: Fresh) {
-        let id = fresh.executing(&job("a", false)).await;
-        let batch = RecordBatch {
-            id: id.clone(),
-            source: "n".into(),
-            records: vec![usage(2), usage(3), end(4, Outcome::Killed { signal: 9 })],
-        };
-        let readings = RecordBatch { records: vec![usage(5), usage(6)], ..batch.clone() };
+        fresh.executing(&job("a", false)).await;
         at_once!(fresh, |n, ledger| {
-            let batch = if n % 2 == 0 { batch.clone() } else { readings.clone() };
+            let id = sendo::record::wire::AttemptId { job: "a".into(), attempt: 1 };
+            let readings = vec![usage(5), usage(6)];
+            let all = vec![usage(2), usage(3), end(4, Outcome::Killed { signal: 9 })];
+            let batch = RecordBatch { id, source: "n".into(), records: if n % 2 == 0 { all } else { readings } };
             ledger.append(&batch, EVERY).await.unwrap()
         });
         assert_eq!(fresh.phase("a").await, "queued");

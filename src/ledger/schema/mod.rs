@@ -22,7 +22,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 18] = steps!(
+const STEPS: [(&str, &str); 21] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -41,6 +41,9 @@ const STEPS: [(&str, &str); 18] = steps!(
     "0016_attempts_lease_until",
     "0017_leases",
     "0018_ledger_key",
+    "0019_attempts_readings",
+    "0020_attempts_by_readings",
+    "0021_heartbeats_5m",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.

@@ -1,0 +1,214 @@
+//! What a database does to a ledger, and what may not come of it: a verb that is lost, or applied twice.
+
+use super::fresh::*;
+use crate::env::{
+    self,
+    cut::{At, Cut},
+    databases::{Server, databases},
+    ledgers::{Database, Place},
+};
+use sendo::{
+    ledger::{Accepted, Cancelled, Ledger, Retried},
+    record::{
+        outcome::Outcome,
+        phase::Phase,
+        wire::{Directive, GrantAnswer},
+    },
+};
+use sqlx::Executor as _;
+use std::time::Duration;
+
+/// A ledger behind a relay that loses commits.
+async fn behind_a_cut(database: Database) -> (Fresh, Cut) {
+    let place = Place::new(database);
+    let servers = databases();
+    let server = if database == Database::Postgresql { &servers.postgresql } else { &servers.mysql };
+    let cut = Cut::before(server.port).await;
+    let url = place.url.replace(&format!(":{}/", server.port), &format!(":{}/", cut.port));
+    // Without encryption: the relay must see a COMMIT.
+    let option = if database == Database::Postgresql { "sslmode" } else { "ssl-mode" };
+    let off = if database == Database::Postgresql { "disable" } else { "disabled" };
+    (Fresh { ledger: Ledger::open(&format!("{url}?{option}={off}"), policy).await.unwrap(), place }, cut)
+}
+
+fn a_lost_commit_is_resolved(database: Database, at: At) {
+    runtime().block_on(async {
+        let (fresh, cut) = behind_a_cut(database).await;
+        let ledger = &fresh.ledger;
+        cut.arm(at);
+        let accepted = ledger.accept(&job("a", false), "digest", 0).await.unwrap();
+        assert_eq!(accepted, if at == At::Answer { Accepted::Known } else { Accepted::New });
+        cut.arm(at);
+        let order = ledger.begin_launch("a", "here", "first".into()).await.unwrap().expect("it is ours");
+        assert_eq!((order.id.attempt, order.uid.as_str()), (1, "first"));
+        cut.arm(at);
+        ledger.launched(&order.id).await.unwrap();
+        cut.arm(at);
+        let request = sendo::record::wire::GrantRequest { id: order.id.clone(), nonce: "n".into() };
+        let granted = ledger.grant(&request, "first", "00".into(), TERMS).await.unwrap();
+        assert!(matches!(granted, GrantAnswer::Granted(_)), "{granted:?}");
+        for (n, records) in [
+            vec![phase(1, Phase::Executing)],
+            vec![usage(2), usage(3)],
+            vec![phase(4, Phase::Stopping), end(5, Outcome::Killed { signal: 9 })],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            cut.arm(at);
+            assert_eq!(fresh.append(&order.id, "n", records).await, Directive::Continue, "batch {n}");
+        }
+        cut.arm(at);
+        ledger.refuse("q", "m", None, "bad", "d").await.unwrap();
+        cut.arm(at);
+        ledger.refuse("q", "m", None, "bad", "d").await.unwrap();
+        cut.arm(at);
+        assert_eq!(ledger.cancel("a", "enough").await.unwrap(), Cancelled::AtOnce);
+        cut.arm(at);
+        assert_eq!(ledger.retry("a", Some(1), "again").await.unwrap(), Retried::Queued);
+        cut.arm(At::Never);
+        assert_eq!(cut.cuts(), 11, "each verb lost its commit once");
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 1);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, 2);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM records").await, 3);
+        assert_eq!(fresh.count("SELECT times FROM refusals").await, 2);
+        let phases: Vec<_> = ledger.job("a").await.unwrap().transitions.into_iter().map(|step| step.to_phase).collect();
+        let expected = ["queued", "setting_up", "executing", "stopping", "queued", "cancelled", "queued"];
+        assert_eq!(phases, expected);
+    });
+}
+
+#[test]
+fn a_commit_that_postgresql_never_got_is_made_again() {
+    a_lost_commit_is_resolved(Database::Postgresql, At::Request);
+}
+
+#[test]
+fn a_commit_whose_answer_from_postgresql_was_lost_is_not_applied_twice() {
+    a_lost_commit_is_resolved(Database::Postgresql, At::Answer);
+}
+
+#[test]
+fn a_commit_that_mariadb_never_got_is_made_again() {
+    a_lost_commit_is_resolved(Database::Mariadb, At::Request);
+}
+
+#[test]
+fn a_commit_whose_answer_from_mariadb_was_lost_is_not_applied_twice() {
+    a_lost_commit_is_resolved(Database::Mariadb, At::Answer);
+}
+
+/// The session holds the attempt's row and asks for the job's, the verb the other way round: the session gets through only if the verb's
+/// transaction is rolled back, and the verb only if it is tried again.
+fn a_deadlock_is_survived(database: Database, waiting: &'static str) {
+    runtime().block_on(async {
+        let place = Place::new(database);
+        let fresh = Fresh { ledger: Ledger::open(&place.url, policy).await.unwrap(), place };
+        let id = fresh.executing(&job("a", false)).await;
+        for n in 0..50 {
+            fresh.ledger.accept(&job(&format!("other {n}"), false), "d", 0).await.unwrap();
+        }
+        let mut session = fresh.place.session().await;
+        session.execute("BEGIN").await.unwrap();
+        // The more a transaction has changed, the less it is the victim.
+        session.execute("UPDATE jobs SET priority = 5 WHERE id <> 'a'").await.unwrap();
+        session.execute("UPDATE attempts SET conflicts = 7").await.unwrap();
+        let ledger = fresh.ledger.clone();
+        let verb = tokio::spawn(async move {
+            let ending = ending(Outcome::Failed { exit_code: 1 }, None);
+            let end = sendo::ledger::AttemptEnd {
+                ending,
+                evidence: sendo::record::outcome::Evidence::ExitCode,
+                at: sendo::ledger::now(),
+            };
+            ledger.end_attempt(&id, end).await
+        });
+        let until = tokio::time::Instant::now() + env::LIMIT;
+        while fresh.place.count(waiting).await == 0 {
+            assert!(tokio::time::Instant::now() < until, "the verb never waited");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        session.execute("UPDATE jobs SET priority = 5 WHERE id = 'a'").await.expect("the verb is the victim");
+        session.execute("COMMIT").await.unwrap();
+        verb.await.unwrap().unwrap();
+        assert_eq!(fresh.phase("a").await, "failed");
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM transitions WHERE job_id = 'a' AND to_phase = 'failed'").await, 1);
+    });
+}
+
+#[test]
+fn a_deadlock_on_postgresql_is_tried_again() {
+    let waiting =
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    a_deadlock_is_survived(Database::Postgresql, waiting);
+}
+
+#[test]
+fn a_deadlock_on_mariadb_is_tried_again() {
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
+                   ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'";
+    a_deadlock_is_survived(Database::Mariadb, waiting);
+}
+
+/// Kills the server while many write; what was acknowledged is there, and nothing is there twice.
+fn a_crash_loses_and_doubles_nothing(database: Database, mut server: Server) {
+    const WRITERS: usize = 8;
+    const EACH: usize = 40;
+    runtime().block_on(async {
+        let url = database.url(&server, env::databases::DATABASE);
+        let ledger = Ledger::open(&url, policy).await.unwrap();
+        let place = Place::on(database, url);
+        let fresh = Fresh { ledger, place };
+        let (done, mut progress) = tokio::sync::mpsc::unbounded_channel();
+        let mut writers = Vec::new();
+        for n in 0..WRITERS {
+            let id = fresh.executing(&job(&format!("j{n}"), false)).await;
+            let (ledger, done) = (fresh.ledger.clone(), done.clone());
+            writers.push(tokio::spawn(async move {
+                for seq in 0..EACH as u64 {
+                    let records = vec![usage(2 + 2 * seq), phase(3 + 2 * seq, Phase::Executing)];
+                    let batch = sendo::record::wire::RecordBatch { id: id.clone(), source: "n".into(), records };
+                    let more = job(&format!("j{n}.{seq}"), false);
+                    // As supervisors and schedulers do: what was not answered is asked again.
+                    while ledger.append(&batch, EVERY).await.is_err() || ledger.accept(&more, "d", 0).await.is_err() {}
+                    done.send(()).unwrap();
+                }
+            }));
+        }
+        for step in 1..=WRITERS * EACH {
+            progress.recv().await.unwrap();
+            if step == WRITERS * EACH / 4 || step == WRITERS * EACH / 2 {
+                server.crash(u32::from(step == WRITERS * EACH / 2));
+            }
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let all = (WRITERS * EACH) as i64;
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, all);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM records").await, all + WRITERS as i64);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM jobs").await, all + WRITERS as i64);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM transitions").await, all + 3 * WRITERS as i64);
+    });
+}
+
+#[test]
+fn a_crash_of_postgresql_loses_and_doubles_nothing() {
+    a_crash_loses_and_doubles_nothing(Database::Postgresql, Server::postgresql());
+}
+
+#[test]
+fn a_crash_of_mariadb_loses_and_doubles_nothing() {
+    a_crash_loses_and_doubles_nothing(Database::Mariadb, Server::mariadb());
+}
+
+#[test]
+fn a_server_that_is_away_and_a_wrong_password_are_told_without_the_password() {
+    runtime().block_on(async {
+        for database in [Database::Postgresql, Database::Mariadb] {
+            let url = Place::new(database).url.replace(env::databases::PASSWORD, "Zs3-wrong");
+            let error = Ledger::open(&url, policy).await.err().expect("nobody gets in").to_string();
+            assert!(error.contains("sendo") && !error.contains("Zs3"), "{error}");
+        }
+    });
+}
