@@ -1,7 +1,7 @@
 //! The ledger's promises on each database that it speaks: one suite, run on SQLite, PostgreSQL and MariaDB.
 
 #[macro_use]
-mod fresh;
+pub mod fresh;
 mod faults;
 mod fences;
 mod ingest;

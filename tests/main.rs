@@ -16,3 +16,4 @@ mod init;
 mod ledger;
 mod lifecycle;
 mod reports;
+mod servers;

@@ -1,7 +1,11 @@
 //! Databases for ledgers: a file, or one of its own on the servers of this run.
 
 use super::databases::{PASSWORD, Server, USER, databases};
-use sqlx::{AnyConnection, Connection as _, Executor as _, Row as _};
+use serde_json::Value;
+use sqlx::{
+    AnyConnection, Column as _, Connection as _, Executor as _, Row as _,
+    any::{AnyRow, AnyTypeInfoKind},
+};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
@@ -73,6 +77,21 @@ impl Place {
     /// The number that a query says.
     pub async fn count(&self, sql: &str) -> i64 {
         self.try_count(sql).await.unwrap()
+    }
+
+    /// Rows of a query as the API would say them.
+    pub async fn rows(&self, sql: &str) -> Vec<Value> {
+        let rows = self.session().await.fetch_all(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+        let cell = |row: &AnyRow, column: &<sqlx::Any as sqlx::Database>::Column| match column.type_info().kind() {
+            AnyTypeInfoKind::Text => row.try_get::<Option<String>, _>(column.ordinal()).map(Value::from),
+            AnyTypeInfoKind::Double => row.try_get::<Option<f64>, _>(column.ordinal()).map(Value::from),
+            _ => row.try_get::<Option<i64>, _>(column.ordinal()).map(Value::from),
+        };
+        let object = |row: &AnyRow| {
+            let cells = row.columns().iter().map(|column| (column.name().to_owned(), cell(row, column).unwrap()));
+            Value::Object(cells.collect())
+        };
+        rows.iter().map(object).collect()
     }
 
     /// The same where there may be no such table yet.
