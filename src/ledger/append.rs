@@ -18,6 +18,7 @@ impl Ledger {
     /// Records of a process without the grant are kept as history and folded into nothing. A batch of the process that has it renews its
     /// lease, an empty one too.
     pub async fn append(&self, batch: &RecordBatch, report_every_ms: u64) -> Result<RecordsAnswer, Error> {
+        let report_every_ms = self.report_every(report_every_ms);
         let directive = match self.append_with_others(batch).await? {
             Some(directive) => directive,
             None => self.transact(|_| self.append_alone(batch)).await?,

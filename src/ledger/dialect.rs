@@ -35,8 +35,11 @@ pub enum Fault {
     Other,
 }
 
-/// Statements as a database wants them, by their place in the program: made once.
-static STATEMENTS: LazyLock<RwLock<HashMap<(Dialect, usize, usize), &'static str>>> = LazyLock::new(RwLock::default);
+/// A statement of the program: whose, and where it stands.
+type Place = (Dialect, usize, usize);
+
+/// Statements as a database wants them: made once.
+static STATEMENTS: LazyLock<RwLock<HashMap<Place, &'static str>>> = LazyLock::new(RwLock::default);
 
 impl Dialect {
     /// By the scheme of the address. MySQL and MariaDB share theirs: see [`Dialect::refine`].

@@ -85,6 +85,12 @@ async fn write(ledger: Ledger, waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
 }
 
 impl Ledger {
+    /// How often supervisors are to report: up to six times less often the fuller the queue is, long before anything is refused.
+    pub(super) fn report_every(&self, report_every_ms: u64) -> u64 {
+        let waiting = self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+        report_every_ms + report_every_ms.saturating_mul(5 * waiting as u64) / QUEUE as u64
+    }
+
     /// Keeps a batch of readings alone together with others'; `None` if it must go by itself.
     pub(super) async fn append_with_others(&self, batch: &RecordBatch) -> Result<Option<Directive>, Error> {
         let Some(queue) = &self.queue else { return Ok(None) };

@@ -202,6 +202,89 @@ fn a_crash_of_mariadb_loses_and_doubles_nothing() {
     a_crash_loses_and_doubles_nothing(Database::Mariadb, Server::mariadb());
 }
 
+/// A fail-over whose new sessions may not write yet, and whose old ones are ended.
+#[test]
+fn a_postgresql_that_became_read_only_is_asked_again_until_it_is_not() {
+    runtime().block_on(async {
+        let place = Place::new(Database::Postgresql);
+        let fresh = Fresh { ledger: Ledger::open(&place.url, policy).await.unwrap(), place };
+        let name = fresh.place.url.rsplit_once('/').unwrap().1.to_owned();
+        let elsewhere = Place::new(Database::Postgresql);
+        elsewhere.execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+        let ended = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname";
+        elsewhere.count(&format!("{ended} = '{name}'")).await;
+        let ledger = fresh.ledger.clone();
+        let verb = tokio::spawn(async move { ledger.accept(&job("a", false), "digest", 0).await });
+        let refused = format!("SELECT xact_rollback FROM pg_stat_database WHERE datname = '{name}'");
+        let (before, until) = (elsewhere.count(&refused).await, tokio::time::Instant::now() + env::LIMIT);
+        while elsewhere.count(&refused).await < before + 2 {
+            assert!(tokio::time::Instant::now() < until && !verb.is_finished(), "the verb was never refused");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        elsewhere.execute(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
+        assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
+    });
+}
+
+/// More want in than the server lets in: each gets its turn.
+fn a_crowded_server_is_waited_for(database: Database, setup: &[&str]) {
+    runtime().block_on(async {
+        let place = Place::new(database);
+        drop(Ledger::open(&place.url, policy).await.unwrap());
+        let name = place.url.rsplit_once('/').unwrap().1.to_owned();
+        for statement in setup {
+            place.execute(&statement.replace("{user}", &format!("few_{name}"))).await;
+        }
+        let url = place.url.replace("//sendo:", &format!("//few_{name}:"));
+        let fresh = Fresh { ledger: Ledger::open(&url, policy).await.unwrap(), place };
+        let verbs: Vec<_> = (0..40)
+            .map(|n| {
+                let ledger = fresh.ledger.clone();
+                tokio::spawn(async move { ledger.accept(&job(&format!("j{n}"), false), "digest", 0).await })
+            })
+            .collect();
+        for verb in verbs {
+            assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
+        }
+    });
+}
+
+#[test]
+fn a_crowded_postgresql_is_waited_for() {
+    let role = format!("CREATE ROLE {{user}} LOGIN CONNECTION LIMIT 2 PASSWORD '{}'", env::databases::PASSWORD);
+    let grant = "GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}; GRANT ALL ON SCHEMA public TO {user}";
+    a_crowded_server_is_waited_for(Database::Postgresql, &[&role, grant]);
+}
+
+#[test]
+fn a_crowded_mariadb_is_waited_for() {
+    let user = format!("CREATE USER '{{user}}'@'127.0.0.1' IDENTIFIED BY '{}'", env::databases::PASSWORD);
+    let grant = "GRANT ALL ON *.* TO '{user}'@'127.0.0.1' WITH MAX_USER_CONNECTIONS 2";
+    a_crowded_server_is_waited_for(Database::Mariadb, &[&user, grant]);
+}
+
+#[test]
+fn a_wait_for_a_lock_that_is_too_long_is_begun_anew() {
+    runtime().block_on(async {
+        let wait = async |database: Database| {
+            let place = Place::new(database);
+            let fresh = Fresh { ledger: Ledger::open(&place.url, policy).await.unwrap(), place };
+            fresh.ledger.accept(&job("a", false), "digest", 0).await.unwrap();
+            let mut session = fresh.place.session().await;
+            session.execute("BEGIN").await.unwrap();
+            session.execute("UPDATE jobs SET priority = 5").await.unwrap();
+            // Longer than a wait of ours, and shorter than two.
+            let (ended, ()) = tokio::join!(fresh.ledger.cancel("a", "enough"), async {
+                tokio::time::sleep(Duration::from_secs(11)).await;
+                session.execute("COMMIT").await.unwrap();
+            });
+            assert_eq!(ended.unwrap(), Cancelled::AtOnce);
+            assert_eq!(fresh.count("SELECT COUNT(*) FROM transitions WHERE to_phase = 'cancelled'").await, 1);
+        };
+        tokio::join!(wait(Database::Postgresql), wait(Database::Mariadb));
+    });
+}
+
 #[test]
 fn a_server_that_is_away_and_a_wrong_password_are_told_without_the_password() {
     runtime().block_on(async {

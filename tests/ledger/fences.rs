@@ -3,13 +3,21 @@
 use super::fresh::*;
 use crate::env::wait_for;
 use sendo::ledger::{Error, Fence, Ledger};
+use sqlx::Executor as _;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 const LONG: Duration = Duration::from_secs(3600);
 
 async fn acquire(ledger: &Ledger, holder: &str, span: Duration) -> Option<Fence> {
     ledger.acquire_lease("admission", holder, span).await.unwrap()
+}
+
+/// Somebody who owns the task whenever it can; what it believes; and its stop.
+fn keep(fresh: &Fresh, holder: &'static str) -> (JoinHandle<()>, watch::Receiver<Option<Fence>>, watch::Sender<bool>) {
+    let (ledger, (owner, seen), (stop, shutdown)) = (fresh.ledger.clone(), watch::channel(None), watch::channel(false));
+    let task = tokio::spawn(async move { ledger.keep_lease("admission", holder, owner, shutdown).await });
+    (task, seen, stop)
 }
 
 on_each_database! {
@@ -50,15 +58,34 @@ on_each_database! {
         assert_eq!(owners.len(), 1, "{owners:?}");
     }
 
-    async fn a_kept_lease_passes_on_at_once_when_its_owner_stops(fresh: Fresh) {
-        let keep = |holder: &'static str| {
-            let (ledger, (owner, seen), (stop, shutdown)) = (fresh.ledger.clone(), watch::channel(None), watch::channel(false));
-            let task = tokio::spawn(async move { ledger.keep_lease("admission", holder, owner, shutdown).await });
-            (task, seen, stop)
-        };
-        let (first, mut seen, stop) = keep("a");
+    async fn a_crashed_owner_is_followed_by_another(fresh: Fresh) {
+        let (first, mut seen, _stop) = keep(&fresh, "a");
         let fence = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        let (second, mut next, _stop) = keep("b");
+        let (_second, mut next, _stop) = keep(&fresh, "b");
+        first.abort();
+        let successor = next.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(successor.number() > fence.number());
+    }
+
+    async fn an_owner_that_cannot_renew_does_not_believe_itself_the_owner(fresh: Fresh) {
+        let (_task, mut seen, _stop) = keep(&fresh, "a");
+        seen.wait_for(Option::is_some).await.unwrap();
+        if fresh.place.is_file() {
+            // One program has the file: there is nobody to lose it to, and nothing to renew.
+            return;
+        }
+        let mut session = fresh.place.session().await;
+        session.execute("BEGIN").await.unwrap();
+        session.execute("UPDATE leases SET until_ms = until_ms + 1").await.unwrap();
+        seen.wait_for(Option::is_none).await.unwrap();
+        session.execute("ROLLBACK").await.unwrap();
+        seen.wait_for(Option::is_some).await.unwrap();
+    }
+
+    async fn a_kept_lease_passes_on_at_once_when_its_owner_stops(fresh: Fresh) {
+        let (first, mut seen, stop) = keep(&fresh, "a");
+        let fence = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        let (second, mut next, _stop) = keep(&fresh, "b");
         assert!(fresh.ledger.renew_fence(&fence, LONG).await.unwrap());
         stop.send(true).unwrap();
         first.await.unwrap();

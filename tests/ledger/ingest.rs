@@ -52,7 +52,7 @@ on_each_database! {
         for seq in 0..12_000 {
             let batch = RecordBatch { id: id.clone(), source: "n".into(), records: vec![usage(10 + seq)] };
             let ledger = fresh.ledger.clone();
-            tasks.push(tokio::spawn(async move { ledger.append(&batch, EVERY).await.map(|answer| answer.directive) }));
+            tasks.push(tokio::spawn(async move { ledger.append(&batch, EVERY).await }));
             if seq % 500 == 0 {
                 tokio::task::yield_now().await;
             }
@@ -63,15 +63,21 @@ on_each_database! {
             tokio::task::yield_now().await;
         }
         session.execute("ROLLBACK").await.unwrap();
-        let (mut kept, mut refused) = (0, 0);
+        let (mut kept, mut refused, mut slowest) = (0, 0, 0);
         for task in tasks {
             match task.await.unwrap() {
-                Ok(Directive::Continue) => kept += 1,
+                Ok(answer) if answer.directive == Directive::Continue => {
+                    kept += 1;
+                    slowest = slowest.max(answer.report_every_ms);
+                }
                 Err(Error::Busy) => refused += 1,
                 other => panic!("{other:?}"),
             }
         }
         assert!(refused > 0 && kept > 0, "{kept} kept, {refused} refused");
+        assert!(slowest > 4 * EVERY, "before it refuses it asks for less: every {slowest} ms");
+        let idle = RecordBatch { id: id.clone(), source: "n".into(), records: vec![] };
+        assert_eq!(fresh.ledger.append(&idle, EVERY).await.unwrap().report_every_ms, EVERY, "and no longer than that");
         assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, kept);
         assert_eq!(fresh.append(&id, "n", vec![phase(100_000, Phase::Stopping)]).await, Directive::Continue);
     }
