@@ -39,7 +39,8 @@ impl From<ledger::Error> for Problem {
         let status = match &error {
             ledger::Error::NoSuchJob(_) => StatusCode::NOT_FOUND,
             ledger::Error::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-            ledger::Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ledger::Error::Unavailable(_) | ledger::Error::Uncertain(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ledger::Error::Busy => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status.is_server_error() {
@@ -52,7 +53,10 @@ impl From<ledger::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let again = status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::INSUFFICIENT_STORAGE;
+        let again = matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE | StatusCode::TOO_MANY_REQUESTS
+        );
         let mut response = (status, axum::Json(self)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if again {

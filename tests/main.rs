@@ -13,5 +13,7 @@ mod embulk;
 mod fencing;
 mod guest;
 mod init;
+mod ledger;
 mod lifecycle;
 mod reports;
+mod servers;

@@ -40,19 +40,27 @@ impl Key {
     /// Reads the key from its file, or makes both.
     pub fn load_or_create(file: &Path) -> anyhow::Result<Self> {
         match fs::read(file) {
-            Ok(bytes) => {
-                let secret = bytes.as_slice().try_into().ok();
-                let secret = secret.with_context(|| {
-                    format!(
-                        "{} does not hold {KEY_BYTES} bytes; without it running attempts are not believed",
-                        file.display()
-                    )
-                })?;
-                Ok(Self { secret })
-            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(file),
-            Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+            read => Self::of(read, file),
         }
+    }
+
+    /// Reads the key from a file that somebody else has made (`head -c 32 /dev/urandom`): several control programs share it.
+    pub fn load(file: &Path) -> anyhow::Result<Self> {
+        Self::of(fs::read(file), file)
+    }
+
+    fn of(read: std::io::Result<Vec<u8>>, file: &Path) -> anyhow::Result<Self> {
+        let bytes = read.with_context(|| format!("read {}", file.display()))?;
+        let secret = bytes.as_slice().try_into().ok().with_context(|| {
+            format!("{} does not hold {KEY_BYTES} bytes; without it running attempts are not believed", file.display())
+        })?;
+        Ok(Self { secret })
+    }
+
+    /// Tells keys apart, and nothing of the key.
+    pub fn fingerprint(&self) -> String {
+        hexadecimal(&self.derive("fingerprint"))
     }
 
     fn create(file: &Path) -> anyhow::Result<Self> {

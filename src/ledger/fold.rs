@@ -64,13 +64,17 @@ pub enum Budget {
 impl Ledger {
     /// Ends an attempt on evidence that does not come from its supervisor's records.
     pub async fn end_attempt(&self, id: &AttemptId, end: AttemptEnd) -> Result<(), Error> {
+        self.transact(|_| self.end_attempt_once(id, end.clone())).await
+    }
+
+    async fn end_attempt_once(&self, id: &AttemptId, end: AttemptEnd) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         let job = self.job_row(&mut tx, &id.job).await?;
         let attempt = self.attempt_row(&mut tx, id).await?;
         if let (Some(mut job), Some(attempt)) = (job, attempt) {
             self.conclude(&mut tx, &mut job, id, &attempt, end).await?;
         }
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Folds an end into attempt and job. Lower or equal evidence than what is known changes nothing; evidence that comes after a

@@ -8,6 +8,9 @@ use crate::record::{
 use sqlx::Row as _;
 use std::time::Duration;
 
+/// What the column holds; it is also the source of the records.
+pub const NONCE_LENGTH: usize = 64;
+
 /// What a grant says besides the job's own: settings of the control program.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
@@ -27,7 +30,20 @@ impl Ledger {
         key: String,
         terms: Terms,
     ) -> Result<GrantAnswer, Error> {
+        self.transact(|_| self.grant_once(request, uid, &key, terms)).await
+    }
+
+    async fn grant_once(
+        &self,
+        request: &GrantRequest,
+        uid: &str,
+        key: &str,
+        terms: Terms,
+    ) -> Result<GrantAnswer, Error> {
         let no = |reason: &str| Ok(GrantAnswer::Superseded { reason: reason.to_owned() });
+        if request.nonce.len() > NONCE_LENGTH {
+            return no("a nonce of more than 64 bytes");
+        }
         let mut tx = self.begin().await?;
         let Some(row) = self.job_row(&mut tx, &request.id.job).await? else {
             return no("the ledger knows no such job");
@@ -55,9 +71,9 @@ impl Ledger {
             Fencing::Strict => Some(self.hold_lease(&mut tx, &request.id, terms.lease).await?),
         };
         let cursor = self.cursor(&mut tx, &row, &request.id).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(GrantAnswer::Granted(Box::new(Grant {
-            key,
+            key: key.to_owned(),
             report_every_ms: terms.report_every_ms,
             lease_ms,
             memory_limit_bytes: row.job.resources.memory.map(|bytes| bytes.0),
@@ -66,7 +82,7 @@ impl Ledger {
         })))
     }
 
-    async fn has_uid(&self, tx: &mut Tx, id: &AttemptId, uid: &str) -> Result<bool, Error> {
+    pub(super) async fn has_uid(&self, tx: &mut Tx, id: &AttemptId, uid: &str) -> Result<bool, Error> {
         let query = self.sql("SELECT uid FROM attempts WHERE job_id = ? AND attempt = ?").bind(id.job.clone());
         let row = query.bind(i64::from(id.attempt)).fetch_one(&mut **tx).await?;
         Ok(row.try_get::<String, _>("uid")? == uid)
@@ -118,17 +134,14 @@ impl Ledger {
         let (tenant, definition) = definition(row);
         let now = super::now().0;
         let statement = if generation == 0 {
-            "INSERT INTO cursors (diff, moved_at_ms, moved_by_job, tenant, definition, generation) SELECT ?, ?, ?, ?, ?, ? + 1 \
-             WHERE NOT EXISTS (SELECT 1 FROM cursors WHERE tenant = ? AND definition = ?)"
+            "{insert} INTO cursors (diff, moved_at_ms, moved_by_job, tenant, definition, generation) \
+             VALUES (?, ?, ?, ?, ?, ? + 1) {once}"
         } else {
             "UPDATE cursors SET diff = ?, moved_at_ms = ?, moved_by_job = ?, generation = generation + 1 \
              WHERE tenant = ? AND definition = ? AND generation = ?"
         };
         let query = self.sql(statement).bind(diff.to_owned()).bind(now).bind(row.job.id.clone());
-        let mut query = query.bind(tenant.clone()).bind(definition.clone()).bind(generation);
-        if generation == 0 {
-            query = query.bind(tenant).bind(definition);
-        }
+        let query = query.bind(tenant).bind(definition).bind(generation);
         Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
     }
 }

@@ -1,8 +1,9 @@
 //! Attempts from permit to place: what waits, what is launching, what may still be alive.
 
 use super::{
-    Error, Ledger,
+    Error, Fence, Ledger,
     rows::{job, number, phase},
+    transact::Again,
 };
 use crate::record::{
     Millis,
@@ -86,13 +87,41 @@ impl Ledger {
             .collect()
     }
 
-    /// Commits the next attempt of a queued job; `None` if the job is no longer to be launched.
+    /// Commits the next attempt of a queued job; `None` if the job is no longer to be launched. `uid` is of this launch alone.
     pub async fn begin_launch(&self, job: &str, cluster: &str, uid: String) -> Result<Option<Order>, Error> {
+        self.transact(|again| self.begin_launch_once(job, cluster, &uid, None, again)).await
+    }
+
+    /// The same by the owner of a task: [`Error::Deposed`] if that is somebody else by now.
+    pub async fn begin_launch_as(
+        &self,
+        fence: &Fence,
+        job: &str,
+        cluster: &str,
+        uid: String,
+    ) -> Result<Option<Order>, Error> {
+        self.transact(|again| self.begin_launch_once(job, cluster, &uid, Some(fence), again)).await
+    }
+
+    async fn begin_launch_once(
+        &self,
+        job: &str,
+        cluster: &str,
+        uid: &str,
+        fence: Option<&Fence>,
+        again: Again,
+    ) -> Result<Option<Order>, Error> {
         let mut tx = self.begin().await?;
+        if let Some(fence) = fence {
+            self.check_fence(&mut tx, fence).await?;
+        }
         let Some(row) = self.job_row(&mut tx, job).await? else { return Ok(None) };
         let id = AttemptId { job: job.to_owned(), attempt: row.attempt + 1 };
         let last = AttemptId { job: job.to_owned(), attempt: row.attempt };
         let alive = self.attempt_row(&mut tx, &last).await?.is_some_and(|last| !last.ended);
+        if again == Again::MayBeDone && alive && self.has_uid(&mut tx, &last, uid).await? {
+            return Ok(Some(Order { id: last, uid: uid.to_owned(), job: row.job }));
+        }
         if row.phase != Phase::Queued || row.cancel_requested || alive {
             return Ok(None);
         }
@@ -102,7 +131,7 @@ impl Ledger {
             .bind(id.job.clone())
             .bind(i64::from(id.attempt))
             .bind(cluster.to_owned())
-            .bind(uid.clone())
+            .bind(uid.to_owned())
             .bind(super::now().0)
             .execute(&mut *tx)
             .await?;
@@ -111,25 +140,30 @@ impl Ledger {
             .bind(job.to_owned())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
-        Ok(Some(Order { id, uid, job: row.job }))
+        self.commit(tx).await?;
+        Ok(Some(Order { id, uid: uid.to_owned(), job: row.job }))
     }
 
     /// The attempt's place exists.
     pub async fn launched(&self, id: &AttemptId) -> Result<(), Error> {
+        self.transact(|_| self.launched_once(id)).await
+    }
+
+    async fn launched_once(&self, id: &AttemptId) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         let now = super::now();
+        let row = self.job_row(&mut tx, &id.job).await?;
         let statement = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE job_id = ? AND attempt = ? AND state = 'launching'";
         let query = self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt));
         let first = query.execute(&mut *tx).await?.rows_affected() == 1;
         // The supervisor may have been faster: then the job is executing already, or the attempt even over and the job queued again.
         if first
-            && let Some(mut row) = self.job_row(&mut tx, &id.job).await?
+            && let Some(mut row) = row
             && (row.phase, row.attempt) == (Phase::Queued, id.attempt)
         {
             self.move_job(&mut tx, &mut row, Phase::SettingUp, Writer::Launch, "its place exists", now).await?;
         }
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Every attempt on the cluster that has not ended.

@@ -9,17 +9,18 @@
 //! lease, is for both. The ledger's clock must not be set forward by more than that margin at once; NTP's slewing is far below it.
 //!
 //! **Why it stays proved.** The lease is read and the attempt closed in one writing transaction, and a closed attempt is not renewed: its supervisor, should
-//! it still ask, is told `superseded`. The span is kept with the attempt, so that a changed setting cannot make the two sides count differently.
+//! it still ask, is told `superseded`; on a server both take the attempt's row for themselves first. The span is kept with the attempt, so that a changed setting cannot make the two sides count differently.
 
-use super::{AttemptEnd, Error, Ledger, Tx};
+use super::{AttemptEnd, Error, Ledger, Tx, transact::Again};
 use crate::record::{Millis, wire::AttemptId};
 use sqlx::Row as _;
 use std::time::Duration;
 
 impl Ledger {
-    /// The one clock of leases. A database that several control programs share will have to be asked for its own.
-    async fn lease_clock(&self, _tx: &mut Tx) -> Result<Millis, Error> {
-        Ok(super::now())
+    /// The one clock of leases: the database's, which all control programs share.
+    async fn lease_clock(&self, tx: &mut Tx) -> Result<Millis, Error> {
+        let row = self.sql("SELECT {clock} AS now_ms").fetch_one(&mut **tx).await?;
+        Ok(Millis(row.try_get("now_ms")?))
     }
 
     /// Holds a lease for a granted attempt, or renews the one that it has; gives back its span in milliseconds.
@@ -39,16 +40,19 @@ impl Ledger {
 
     /// Renews the lease of an attempt that has one and is not closed.
     pub(super) async fn renew_lease(&self, tx: &mut Tx, id: &AttemptId) -> Result<(), Error> {
-        let statement = "UPDATE attempts SET lease_until_ms = ? + lease_ms WHERE job_id = ? AND attempt = ? \
+        let statement = "UPDATE attempts SET lease_until_ms = {clock} + lease_ms WHERE job_id = ? AND attempt = ? \
                          AND lease_ms IS NOT NULL AND state <> 'ended'";
-        let now = self.lease_clock(tx).await?;
-        let query = self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt));
+        let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         query.execute(&mut **tx).await?;
         Ok(())
     }
 
     /// Ends an attempt whose lease is over; false if it is not: then nothing is changed.
     pub async fn end_by_lease(&self, id: &AttemptId, end: AttemptEnd) -> Result<bool, Error> {
+        self.transact(|again| self.end_by_lease_once(id, end.clone(), again)).await
+    }
+
+    async fn end_by_lease_once(&self, id: &AttemptId, end: AttemptEnd, again: Again) -> Result<bool, Error> {
         let mut tx = self.begin().await?;
         let now = self.lease_clock(&mut tx).await?;
         let (Some(mut job), Some(attempt)) =
@@ -56,11 +60,14 @@ impl Ledger {
         else {
             return Ok(false);
         };
+        if again == Again::MayBeDone && attempt.ended && attempt.evidence == end.evidence.rank() {
+            return Ok(true);
+        }
         if attempt.ended || attempt.lease_until.is_none_or(|until| now < until) {
             return Ok(false);
         }
         self.conclude(&mut tx, &mut job, id, &attempt, end).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(true)
     }
 }

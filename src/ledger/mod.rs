@@ -2,22 +2,29 @@
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
 //! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
-//! attempts, `append` takes the supervisors' records, `fold` decides
-//! what an end means, `operate` obeys people, `query` reads.
+//! attempts, `append` takes the supervisors' records (`ingest` the readings of many at once), `fold` decides
+//! what an end means, `operate` obeys people, `query` reads. `fence` says which of several control programs owns a task, `retention` lets readings grow old, `transact` tries a verb
+//! again where the database was in the way.
 
 mod accept;
 mod append;
 mod dialect;
+mod fence;
 mod fold;
 mod grant;
+mod ingest;
 mod launch;
 mod lease;
 mod operate;
 mod query;
+mod retention;
 mod rows;
 mod schema;
+mod transact;
+mod usage;
 
 pub use accept::Accepted;
+pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
 pub use launch::{LiveAttempt, Order, Waiting};
@@ -25,9 +32,12 @@ pub use operate::{Cancelled, Retried};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
 
 use crate::record::Millis;
-use dialect::Dialect;
-use sqlx::{Any, AnyPool, Executor as _, any::AnyPoolOptions};
-use std::time::{Duration, SystemTime};
+use dialect::{Dialect, Fault};
+use sqlx::{Any, AnyPool, Connection as _, Executor as _, Row as _, any::AnyPoolOptions};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// How long a caller waits for a connection before the ledger counts as away.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(15);
@@ -41,12 +51,22 @@ pub struct Ledger {
     pool: AnyPool,
     dialect: Dialect,
     retry: RetryPolicy,
+    staleness: Arc<transact::Staleness>,
+    /// Where readings wait for each other; the writers of these have none.
+    queue: Option<ingest::Queue>,
+}
+
+/// How the ledger is to be opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// At the most; `None`: what suits the database.
+    pub connections: Option<u32>,
 }
 
 /// What can go wrong with a ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{0}` is not a database that this release of Sendo speaks; use sqlite:")]
+    #[error("`{0}` is not a database that this release of Sendo speaks; use sqlite:, postgres: or mysql:")]
     UnknownDatabase(String),
     #[error(
         "the ledger was made by a newer release of Sendo (its tables need format {oldest_reader}, this release reads up to {ours}); \
@@ -67,17 +87,30 @@ pub enum Error {
     IllegalMove { job: String, from: &'static str, to: &'static str, writer: &'static str },
     #[error("there is no job `{0}`")]
     NoSuchJob(String),
+    #[error(
+        "another control program has been bringing the ledger's tables up to date for a minute; start again when it is done"
+    )]
+    MigrationLocked,
+    #[error("another control program owns `{0}` by now")]
+    Deposed(String),
+    #[error(
+        "the ledger was signed with another key than ours: attempts that run would not be believed. Give every `sendo serve` of one ledger the \
+         same `key_file`; if that key is lost for good, end what runs and delete the row of the ledger's table `ledger_key`"
+    )]
+    OtherKey,
+    #[error("the ledger has more to write than it can; ask again in a moment")]
+    Busy,
     #[error("the ledger cannot be used: {0}")]
     Unavailable(sqlx::Error),
+    /// The connection was lost while the transaction was being committed.
+    #[error("the ledger cannot be used: {0}; whether it took what was asked is not known")]
+    Uncertain(sqlx::Error),
 }
-
-/// SQLite's code for a full disk (<https://sqlite.org/rescode.html#full>), as sqlx gives it.
-const SQLITE_FULL: &str = "13";
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(inner) if inner.code().as_deref() == Some(SQLITE_FULL) => Self::DiskFull,
+        match dialect::fault(&error) {
+            Fault::DiskFull => Self::DiskFull,
             _ => Self::Unavailable(error),
         }
     }
@@ -92,20 +125,53 @@ type Tx = sqlx::Transaction<'static, Any>;
 impl Ledger {
     /// Opens the database at `url`, makes or updates its tables.
     pub async fn open(url: &str, retry: RetryPolicy) -> Result<Self, Error> {
+        Self::open_with(url, Options::default(), retry).await
+    }
+
+    /// The same, with settings.
+    pub async fn open_with(url: &str, options: Options, retry: RetryPolicy) -> Result<Self, Error> {
         sqlx::any::install_default_drivers();
-        let dialect = Dialect::of(url)?;
-        let options = AnyPoolOptions::new().max_connections(dialect.connections()).acquire_timeout(ACQUIRE_LIMIT);
-        let options = options.after_connect(move |connection, _| {
-            Box::pin(async move {
-                for greeting in dialect.greeting() {
-                    connection.execute(*greeting).await?;
-                }
-                Ok(())
+        let mut dialect = Dialect::of(url)?;
+        if dialect == Dialect::MySql {
+            let mut connection = sqlx::AnyConnection::connect(url).await?;
+            let version: String = connection.fetch_one(Dialect::WHICH_MYSQL).await?.try_get(0)?;
+            dialect = dialect.refine(&version);
+            connection.close().await?;
+        }
+        let staleness = Arc::new(transact::Staleness::new());
+        let seen = Arc::clone(&staleness);
+        let pool = AnyPoolOptions::new()
+            .max_connections(options.connections.unwrap_or(dialect.connections()))
+            .acquire_timeout(ACQUIRE_LIMIT)
+            .before_acquire(move |_, connection| {
+                let usable = seen.is_fresh(connection.age);
+                Box::pin(async move { Ok(usable) })
             })
-        });
-        let pool = options.connect(url).await?;
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    for greeting in dialect.greeting() {
+                        connection.execute(*greeting).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect(url)
+            .await?;
         schema::migrate(&mut *pool.acquire().await?, dialect).await?;
-        Ok(Self { pool, dialect, retry })
+        let mut ledger = Self { pool, dialect, retry, staleness, queue: None };
+        ledger.queue = Some(ingest::start(&ledger));
+        Ok(ledger)
+    }
+
+    /// Notes the fingerprint of the key that signs for this ledger's attempts, or compares it: [`Error::OtherKey`].
+    pub async fn same_key(&self, fingerprint: &str) -> Result<(), Error> {
+        let noted = async |_| {
+            let note = self.sql("{insert} INTO ledger_key (id, fingerprint) VALUES (1, ?) {once}");
+            note.bind(fingerprint.to_owned()).execute(&self.pool).await?;
+            let row = self.sql("SELECT fingerprint FROM ledger_key WHERE id = 1").fetch_one(&self.pool).await?;
+            Ok(row.try_get::<String, _>("fingerprint")?)
+        };
+        if self.transact(noted).await? == fingerprint { Ok(()) } else { Err(Error::OtherKey) }
     }
 
     /// Whether it answers.
@@ -123,16 +189,26 @@ impl Ledger {
         Ok(self.pool.begin_with(self.dialect.begin()).await?)
     }
 
+    /// Ends a transaction. A connection that is lost meanwhile may have taken the answer with it, or the request.
+    async fn commit(&self, tx: Tx) -> Result<(), Error> {
+        tx.commit().await.map_err(|error| match dialect::fault(&error) {
+            Fault::Connection => Error::Uncertain(error),
+            _ => error.into(),
+        })
+    }
+
     /// A statement with its parameters' places.
     fn sql(&self, statement: &'static str) -> Statement<'static> {
         sqlx::query(self.dialect.sql(statement))
     }
 }
 
+/// Whether an address is of a database that the ledger speaks.
+pub fn speaks(url: &str) -> Result<(), Error> {
+    Dialect::of(url).map(drop)
+}
+
 /// The ledger's clock.
 pub fn now() -> Millis {
     Millis::from_system(SystemTime::now())
 }
-
-#[cfg(test)]
-mod tests;

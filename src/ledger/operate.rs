@@ -1,6 +1,6 @@
 //! What people ask of a job: cancel it, try it again.
 
-use super::{Error, Ledger};
+use super::{Error, Ledger, rows::text, transact::Again};
 use crate::record::phase::{Phase, Writer};
 
 /// What became of a request to cancel.
@@ -29,17 +29,22 @@ pub enum Retried {
 impl Ledger {
     /// Cancels a job, by a person or the scheduler.
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<Cancelled, Error> {
+        self.transact(|again| self.cancel_once(id, reason, again)).await
+    }
+
+    async fn cancel_once(&self, id: &str, reason: &str, again: Again) -> Result<Cancelled, Error> {
         let mut tx = self.begin().await?;
         let mut row = self.job_row(&mut tx, id).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
         if row.phase.is_ended() {
-            return Ok(Cancelled::AlreadyEnded(row.phase));
+            let by_us = again == Again::MayBeDone && row.phase == Phase::Cancelled;
+            return Ok(if by_us { Cancelled::AtOnce } else { Cancelled::AlreadyEnded(row.phase) });
         }
         let last = crate::record::wire::AttemptId { job: id.to_owned(), attempt: row.attempt };
         let alive = self.attempt_row(&mut tx, &last).await?.is_some_and(|attempt| !attempt.ended);
         if !row.cancel_requested {
             self.sql("UPDATE jobs SET cancel_requested_ms = ?, cancel_reason = ? WHERE id = ?")
                 .bind(super::now().0)
-                .bind(reason.to_owned())
+                .bind(text(reason))
                 .bind(id.to_owned())
                 .execute(&mut *tx)
                 .await?;
@@ -47,14 +52,27 @@ impl Ledger {
         if !alive {
             self.move_job(&mut tx, &mut row, Phase::Cancelled, Writer::Operator, reason, super::now()).await?;
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(if alive { Cancelled::UnderWay } else { Cancelled::AtOnce })
     }
 
     /// Queues a job again. With `after_attempt` only if that is still the last one: a double click runs one.
     pub async fn retry(&self, id: &str, after_attempt: Option<u32>, reason: &str) -> Result<Retried, Error> {
+        self.transact(|again| self.retry_once(id, after_attempt, reason, again)).await
+    }
+
+    async fn retry_once(
+        &self,
+        id: &str,
+        after_attempt: Option<u32>,
+        reason: &str,
+        again: Again,
+    ) -> Result<Retried, Error> {
         let mut tx = self.begin().await?;
         let mut row = self.job_row(&mut tx, id).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
+        if again == Again::MayBeDone && row.phase == Phase::Queued {
+            return Ok(Retried::Queued);
+        }
         if after_attempt.is_some_and(|attempt| attempt != row.attempt || row.phase == Phase::Queued) {
             return Ok(Retried::AlreadyDone { attempt: row.attempt });
         }
@@ -65,7 +83,7 @@ impl Ledger {
                          infrastructure_retries = 0 WHERE id = ?";
         self.sql(statement).bind(id.to_owned()).execute(&mut *tx).await?;
         self.move_job(&mut tx, &mut row, Phase::Queued, Writer::Operator, reason, super::now()).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(Retried::Queued)
     }
 }

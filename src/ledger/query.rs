@@ -4,7 +4,7 @@ use super::{
     Error, Ledger,
     rows::{job, number},
 };
-use crate::record::{job::Job, outcome::Verdict};
+use crate::record::{job::Job, outcome::Verdict, wire::AttemptId};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, any::AnyRow};
 
@@ -149,6 +149,10 @@ macro_rules! jobs_where {
 impl Ledger {
     /// A page of jobs, newest first.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobSummary>, Error> {
+        self.transact(|_| self.jobs_once(filter)).await
+    }
+
+    async fn jobs_once(&self, filter: &JobFilter) -> Result<Vec<JobSummary>, Error> {
         let statement = jobs_where!(
             "(? = '' OR j.phase = ?) AND (? = '' OR j.tenant = ?) AND (? = '' OR j.definition = ?) AND (? = '' OR EXISTS \
              (SELECT 1 FROM jobs k WHERE k.id = ? AND (j.queued_at_ms < k.queued_at_ms OR (j.queued_at_ms = k.queued_at_ms AND j.id < k.id)))) \
@@ -165,6 +169,10 @@ impl Ledger {
 
     /// All about one job.
     pub async fn job(&self, id: &str) -> Result<JobView, Error> {
+        self.transact(|_| self.job_once(id)).await
+    }
+
+    async fn job_once(&self, id: &str) -> Result<JobView, Error> {
         let query = self.sql(jobs_where!("j.id = ?")).bind(id.to_owned());
         let row = query.fetch_optional(&self.pool).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
         let summary = summary(&row)?;
@@ -189,12 +197,27 @@ impl Ledger {
         after: (i64, i64),
         limit: u32,
     ) -> Result<Vec<Heartbeat>, Error> {
-        let last = self.job(id).await?.summary.attempt;
+        self.transact(|_| self.heartbeats_once(id, attempt, after, limit)).await
+    }
+
+    async fn heartbeats_once(
+        &self,
+        id: &str,
+        attempt: Option<u32>,
+        after: (i64, i64),
+        limit: u32,
+    ) -> Result<Vec<Heartbeat>, Error> {
+        let attempt = attempt.unwrap_or(self.job_once(id).await?.summary.attempt);
         let statement = "SELECT * FROM heartbeats WHERE job_id = ? AND attempt = ? AND (at_ms > ? OR (at_ms = ? AND seq > ?)) \
                          ORDER BY at_ms, seq LIMIT ?";
-        let query = self.sql(statement).bind(id.to_owned()).bind(i64::from(attempt.unwrap_or(last)));
+        let query = self.sql(statement).bind(id.to_owned()).bind(i64::from(attempt));
         let query = query.bind(after.0).bind(after.0).bind(after.1).bind(i64::from(limit));
-        query.fetch_all(&self.pool).await?.iter().map(heartbeat).collect()
+        let raw = query.fetch_all(&self.pool).await?;
+        if raw.is_empty() {
+            let id = AttemptId { job: id.to_owned(), attempt };
+            return self.rolled_up(&id, after, limit).await;
+        }
+        raw.iter().map(heartbeat).collect()
     }
 }
 

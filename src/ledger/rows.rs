@@ -1,4 +1,5 @@
-//! Rows of `jobs` and `attempts` as the other files need them: read under the lock of a writing transaction.
+//! Rows of `jobs` and `attempts` as the other files need them: read under the lock of a writing transaction, the job's before its attempt's, so that
+//! two transactions on one job wait for each other and never in a circle.
 
 use super::{Error, Ledger, Tx};
 use crate::record::{
@@ -36,7 +37,7 @@ pub struct AttemptRow {
 impl Ledger {
     pub(super) async fn job_row(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRow>, Error> {
         let statement = "SELECT spec, phase, phase_since_ms, attempt, cancel_requested_ms, own_retries, \
-                         infrastructure_retries FROM jobs WHERE id = ?";
+                         infrastructure_retries FROM jobs WHERE id = ?{for_update}";
         let row = self.sql(statement).bind(id.to_owned()).fetch_optional(&mut **tx).await?;
         row.map(|row| {
             Ok(JobRow {
@@ -54,7 +55,7 @@ impl Ledger {
 
     pub(super) async fn attempt_row(&self, tx: &mut Tx, id: &AttemptId) -> Result<Option<AttemptRow>, Error> {
         let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, evidence FROM attempts \
-                         WHERE job_id = ? AND attempt = ?";
+                         WHERE job_id = ? AND attempt = ?{for_update}";
         let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         let row = query.fetch_optional(&mut **tx).await?;
         row.map(|row| {
@@ -129,12 +130,17 @@ impl Ledger {
             .bind(at.0)
             .bind(super::now().0)
             .bind(writer.as_str().to_owned())
-            .bind(reason.to_owned())
+            .bind(text(reason))
             .bind(job.to_owned())
             .execute(&mut **tx)
             .await?;
         Ok(())
     }
+}
+
+/// A text from outside for a column: PostgreSQL has no U+0000.
+pub fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// The job that a `spec` column holds.

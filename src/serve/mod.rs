@@ -10,6 +10,7 @@
 pub mod api;
 mod guard;
 mod lock;
+mod retention;
 pub mod settings;
 mod workers;
 
@@ -17,7 +18,7 @@ use crate::{
     cluster::{Cluster, key::Key, local},
     dispatch::{Dispatcher, admit::Limits, retry},
     intake,
-    ledger::{Ledger, Terms},
+    ledger::{self, Ledger, Terms},
 };
 use anyhow::Context as _;
 use axum::Router;
@@ -49,6 +50,9 @@ pub struct Ready {
     worker_listener: Option<TcpListener>,
     /// Held as long as we live: one control program on one folder and one ledger file.
     _locks: Vec<fs::File>,
+    /// Names this program in this life, among those that share the ledger.
+    holder: String,
+    retention: settings::Retention,
     pub address: SocketAddr,
 }
 
@@ -70,10 +74,19 @@ impl Ready {
         };
         let address = listener.local_addr().context("ask for our own address")?;
         let workers = worker_listener.as_ref().unwrap_or(&listener).local_addr().context("ask for our own address")?;
-        let ledger = Ledger::open(&url, retry::next_step)
+        let options = ledger::Options { connections: settings.database_connections };
+        let ledger = Ledger::open_with(&url, options, retry::next_step)
             .await
             .with_context(|| format!("open the ledger {}", settings::shown(&url)))?;
-        let key = Arc::new(Key::load_or_create(&dir.join("key"))?);
+        let key = match &settings.key_file {
+            Some(file) => Key::load(file)?,
+            None => Key::load_or_create(&dir.join("key"))?,
+        };
+        ledger
+            .same_key(&key.fingerprint())
+            .await
+            .with_context(|| format!("use the ledger {}", settings::shown(&url)))?;
+        let key = Arc::new(key);
         let wake = Arc::new(Notify::new());
         let cluster = settings.cluster()?;
         let cluster: Arc<dyn Cluster> = Arc::new(local::Local::new(
@@ -99,7 +112,9 @@ impl Ready {
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
         let service = Arc::new(Service { ledger, key, cluster, wake, terms });
-        Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, address })
+        let holder = uuid::Uuid::new_v4().to_string();
+        let retention = settings.retention.clone();
+        Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, holder, retention, address })
     }
 
     /// Serves until `shutdown` says so. Running transfers are left running.
@@ -119,6 +134,11 @@ impl Ready {
             Ok(())
         });
         stages.spawn(serve(self.listener, people, shutdown.clone()));
+        let retention = retention::run(self.service.ledger.clone(), self.holder, self.retention, shutdown.clone());
+        stages.spawn(async move {
+            retention.await;
+            Ok(())
+        });
         if let Some((listener, routes)) = workers {
             stages.spawn(serve(listener, guard::problems(routes), shutdown.clone()));
         }

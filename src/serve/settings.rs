@@ -1,6 +1,6 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
-use crate::record::span::Span;
+use crate::{ledger, record::span::Span};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -19,12 +19,17 @@ pub const LEASE: Span = Span(Duration::from_secs(60));
 /// Below this an ordinary pause of a machine would kill transfers; supervisors refuse it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
+/// Readings are written by two, and the rest must not wait for them.
+const FEWEST_CONNECTIONS: u32 = 4;
+
 /// Keys of the file that a variable may set too.
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 11] = [
     "listen",
     "worker_listen",
     "state_dir",
+    "key_file",
     "database_url",
+    "database_connections",
     "max_running",
     "heartbeat",
     "report_every",
@@ -40,10 +45,15 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// `/v1/grants` and `/v1/records`; beside the API on `listen` where absent.
     pub worker_listen: Option<SocketAddr>,
-    /// Key, lock and the `local` cluster's attempts.
+    /// Lock, key and the `local` cluster's attempts. Each control program has its own.
     pub state_dir: PathBuf,
-    /// `sqlite:FILE`; `ledger.db` in `state_dir` where absent.
+    /// The key that signs for attempts: `key` in `state_dir` where absent. All control programs of one ledger share it.
+    pub key_file: Option<PathBuf>,
+    /// `sqlite:FILE`, `postgres://…` or `mysql://…`; `ledger.db` in `state_dir` where absent.
     pub database_url: Option<String>,
+    /// At the most; what suits the database where absent.
+    pub database_connections: Option<u32>,
+    pub retention: Retention,
     /// Attempts alive at the same time.
     pub max_running: usize,
     /// How often a supervisor reads what its transfer uses.
@@ -56,6 +66,23 @@ pub struct Settings {
     pub lease: Span,
     /// `[[cluster]]`: where attempts run.
     pub cluster: Vec<Local>,
+}
+
+/// `[retention]`: how long readings are kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// As they came, from the end of their attempt.
+    pub heartbeats: Span,
+    /// Rolled up to five minutes, from the same moment.
+    pub rolled_up: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |days: u64| Span(Duration::from_secs(days * 24 * 3600));
+        Self { heartbeats: days(7), rolled_up: days(90) }
+    }
 }
 
 /// A `local` cluster: the one kind that this release has.
@@ -74,7 +101,10 @@ impl Default for Settings {
             listen: LISTEN,
             worker_listen: None,
             state_dir: ".sendo".into(),
+            key_file: None,
             database_url: None,
+            database_connections: None,
+            retention: Retention::default(),
             max_running: default_running(),
             heartbeat: Span(Duration::from_secs(10)),
             report_every: Span(Duration::from_secs(10)),
@@ -156,6 +186,15 @@ impl Settings {
         if self.lease.0 < SHORTEST_LEASE {
             bail!("lease: {} is too short; at least 1s, and 60s are usual", self.lease);
         }
+        if let Some(url) = &self.database_url {
+            ledger::speaks(url).context("database_url")?;
+        }
+        if self.database_connections.is_some_and(|connections| connections < FEWEST_CONNECTIONS) {
+            bail!("database_connections: at least {FEWEST_CONNECTIONS}");
+        }
+        if self.retention.rolled_up < self.retention.heartbeats {
+            bail!("retention: rolled_up must not be shorter than heartbeats, which come before it");
+        }
         Ok(())
     }
 }
@@ -167,10 +206,29 @@ pub fn database_file(url: &str) -> Option<PathBuf> {
     Some(path.with_file_name(format!("{}.lock", path.file_name()?.to_str()?)))
 }
 
-/// The address without what only the database may know.
+/// The address without what only the database may know: a password stands before the `@`, or among the options.
 pub fn shown(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
-        _ => url.to_owned(),
+    let (address, options) = url.split_once('?').unwrap_or((url, ""));
+    let options = if options.is_empty() { "" } else { "?…" };
+    match (address.split_once("://"), address.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}{options}"),
+        _ if address.starts_with("sqlite:") => url.to_owned(),
+        _ => format!("{address}{options}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (url, expected) in [
+            ("postgres://u:p@ss@host:1/db?password=p2", "postgres://…@host:1/db?…"),
+            ("mysql://host/db?password=p2", "mysql://host/db?…"),
+            ("sqlite:///a/b.db?mode=rwc", "sqlite:///a/b.db?mode=rwc"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
     }
 }

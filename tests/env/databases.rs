@@ -23,10 +23,15 @@ pub const PASSWORD: &str = "Zs3-of-the-databases";
 pub const DATABASE: &str = "lab";
 
 /// `$1` is the folder, `$2` the signal that ends the server at once, the rest its command. An interrupt from the terminal is not
-/// for us: the end of stdin is.
+/// for us: the end of stdin is. A line there is a crash: the server and its children are killed, and it is started again on the same folder.
 const KEEPER: &str = r#"folder=$1 signal=$2; shift 2
-"$@" </dev/null >"$folder/server.log" 2>&1 &
-read -r _
+"$@" </dev/null >>"$folder/server.log" 2>&1 &
+while read -r pause; do
+    kill -s KILL $! $(cat /proc/$!/task/$!/children) 2>/dev/null
+    wait $!
+    sleep "$pause"
+    "$@" </dev/null >>"$folder/server.log" 2>&1 &
+done
 kill -s "$signal" $! 2>/dev/null
 wait
 rm -rf "$folder""#;
@@ -79,6 +84,23 @@ impl Databases {
     #[track_caller]
     pub fn mysql(&self, sql: &str) -> Vec<String> {
         rows(&mut mariadb(&self.mysql.folder), sql).unwrap()
+    }
+}
+
+impl Server {
+    /// A PostgreSQL for one test, which may kill it.
+    pub fn postgresql() -> Self {
+        postgresql()
+    }
+
+    /// A MariaDB for one test, which may kill it.
+    pub fn mariadb() -> Self {
+        mysql()
+    }
+
+    /// `kill -9`; after so many seconds it is started again on the same folder.
+    pub fn crash(&mut self, seconds: u32) {
+        writeln!(self.keeper.stdin.as_mut().unwrap(), "{seconds}").unwrap();
     }
 }
 
@@ -139,7 +161,8 @@ fn mysql() -> Server {
     server.args([
         "--skip-log-bin",
         "--skip-name-resolve",
-        "--innodb-flush-log-at-trx-commit=0",
+        // What was committed outlives the process, if not the machine.
+        "--innodb-flush-log-at-trx-commit=2",
         "--innodb-buffer-pool-size=32M",
     ]);
     server.args(["--character-set-server=utf8mb4", "--collation-server=utf8mb4_bin", "--default-time-zone=+00:00"]);

@@ -26,6 +26,23 @@ impl Dev {
         Self { process, home, url, more }
     }
 
+    /// A `sendo serve` instead, on the ledger at this address, with more settings.
+    pub fn serve(database_url: &str, more: &str) -> Self {
+        let home = super::scratch();
+        let process = serving(home.path(), database_url, more).spawn().unwrap();
+        let url = std::fs::read_to_string(home.path().join("url")).unwrap();
+        let mut dev = Self { process, home, url, more: vec![] };
+        wait_for("sendo serve to answer", || {
+            let log = || std::fs::read_to_string(dev.home.path().join("dev.log")).unwrap();
+            if let Some(status) = dev.process.try_wait().unwrap() {
+                panic!("sendo serve ended with {status}: {}", log());
+            }
+            let ready = sendo().args(["jobs", "--server", &dev.url]).output().unwrap();
+            ready.status.success().then_some(())
+        });
+        dev
+    }
+
     /// `kill -9` and start again on the same folder.
     pub fn restart_after_kill(&mut self) {
         self.kill();
@@ -185,6 +202,21 @@ fn start(home: &Path, more: &[String]) -> (Child, String) {
         ready.status.success().then_some(url)
     });
     (process, url)
+}
+
+/// The command of a `sendo serve` in a folder, which has its address in the file `url` and its output in `dev.log`.
+pub fn serving(home: &Path, database_url: &str, more: &str) -> Command {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cluster = format!("[[cluster]]\nname = \"local-{port}\"\nsupervisor = {:?}\n", supervisor());
+    let settings =
+        format!("listen = \"127.0.0.1:{port}\"\nheartbeat = \"200ms\"\nreport_every = \"200ms\"\n{more}\n{cluster}");
+    std::fs::write(home.join("sendo.toml"), settings).unwrap();
+    std::fs::write(home.join("url"), format!("http://127.0.0.1:{port}")).unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("dev.log")).unwrap();
+    let mut command = sendo();
+    command.args(["serve", "--config", "sendo.toml"]).env("SENDO_DATABASE_URL", database_url).current_dir(home);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    command
 }
 
 fn pid_in(lock: &Path) -> Option<i32> {

@@ -1,10 +1,12 @@
 //! Surroundings: the two programs, scratch folders, waiting for a condition with a limit.
 
 pub mod container;
+pub mod cut;
 pub mod databases;
 pub mod dev;
 pub mod guest;
 pub mod image;
+pub mod ledgers;
 pub mod names;
 pub mod wrong_ledger;
 

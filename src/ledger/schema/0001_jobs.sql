@@ -3,7 +3,7 @@ CREATE TABLE jobs (
     tenant                 VARCHAR(128) NOT NULL,
     definition             VARCHAR(128) NOT NULL,
     spec                   {text} NOT NULL,
-    digest                 CHAR(64) NOT NULL,
+    digest                 {digest} NOT NULL,
     traceparent            VARCHAR(128),
     priority               BIGINT NOT NULL,
     incremental            BIGINT NOT NULL,

@@ -21,4 +21,4 @@ CREATE TABLE attempts (
     conflicts          BIGINT NOT NULL,
     released_at_ms     BIGINT,
     PRIMARY KEY (job_id, attempt)
-){table}
+){busy_table}

@@ -3,7 +3,7 @@ CREATE TABLE refusals (
     message_id  VARCHAR(128) NOT NULL,
     job_id      VARCHAR(128),
     reason      {text} NOT NULL,
-    digest      CHAR(64) NOT NULL,
+    digest      {digest} NOT NULL,
     first_at_ms BIGINT NOT NULL,
     last_at_ms  BIGINT NOT NULL,
     times       BIGINT NOT NULL,

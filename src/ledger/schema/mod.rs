@@ -1,19 +1,28 @@
 //! The ledger's tables: forward-only migrations, a statement each, embedded in the program.
+//!
+//! What is done is recorded in sqlx's table, so that ledgers of the first release go on. The order of things is ours: sqlx's own lock is none
+//! on MariaDB, and a step that MySQL did and could not record any more would stop it for ever.
 
 use super::{Error, dialect::Dialect};
 use sqlx::{
-    AnyConnection, Connection as _, Executor as _,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    AnyConnection, Connection as _, Executor as _, Row as _,
+    migrate::{Migrate as _, MigrateError, Migration, MigrationType},
 };
 
 /// What this release can read. A migration that older releases cannot live with raises `ledger_format.oldest_reader`.
 pub const FORMAT: i64 = 1;
 
+/// From here on the ledger says who can read it.
+const FORMAT_STEP: &str = "0013_ledger_format_1";
+
+/// Where sqlx keeps what was done.
+const DONE: &str = "_sqlx_migrations";
+
 macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 16] = steps!(
+const STEPS: [(&str, &str); 21] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -30,41 +39,95 @@ const STEPS: [(&str, &str); 16] = steps!(
     "0014_jobs_by_definition",
     "0015_attempts_lease",
     "0016_attempts_lease_until",
+    "0017_leases",
+    "0018_ledger_key",
+    "0019_attempts_readings",
+    "0020_attempts_by_readings",
+    "0021_heartbeats_5m",
 );
 
-/// Brings the schema up to this release's, unless a newer release has made it unreadable for us.
+/// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.
 pub async fn migrate(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), Error> {
-    if let Some(oldest_reader) = oldest_reader(connection).await?
-        && oldest_reader > FORMAT
-    {
-        return Err(Error::Newer { oldest_reader, ours: FORMAT });
+    refuse_newer(oldest_reader(connection).await?)?;
+    if dialect.has_transactional_schema() {
+        let mut tx = connection.begin_with(dialect.begin()).await?;
+        lock(&mut tx, dialect).await?;
+        take_steps(&mut tx, dialect).await?;
+        return Ok(tx.commit().await?);
     }
-    let steps = STEPS.iter().map(|(name, template)| {
+    lock(connection, dialect).await?;
+    // Where it fails the caller gives the connection up, and the lock with it.
+    take_steps(connection, dialect).await?;
+    if let Some(unlock) = dialect.migration_unlock() {
+        connection.execute(unlock).await?;
+    }
+    Ok(())
+}
+
+async fn lock(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), Error> {
+    if let Some(lock) = dialect.migration_lock()
+        && connection.fetch_one(lock).await?.try_get::<Option<i64>, _>(0)? != Some(1)
+    {
+        return Err(Error::MigrationLocked);
+    }
+    Ok(())
+}
+
+/// Under the lock: what is not done yet. Steps of a newer release that we can still read are passed over.
+async fn take_steps(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), Error> {
+    connection.ensure_migrations_table(DONE).await.map_err(Error::Migrate)?;
+    let mut unsure = None;
+    if !dialect.has_transactional_schema() {
+        unsure = connection.dirty_version(DONE).await.map_err(Error::Migrate)?;
+        forget_unsure(connection).await?;
+    }
+    let done = connection.list_applied_migrations(DONE).await.map_err(Error::Migrate)?;
+    for (name, template) in STEPS {
         let (version, what) = name.split_once('_').unwrap_or((name, ""));
-        let sql = sqlx::AssertSqlSafe(dialect.schema(template));
         let version = version.parse().expect("the file's name begins with its number");
-        Migration::new(
-            version,
-            what.replace('_', " ").into(),
-            MigrationType::Simple,
-            sqlx::SqlSafeStr::into_sql_str(sql),
-            false,
-        )
-    });
-    let mut migrator = Migrator::with_migrations(steps.collect());
-    // A newer release that we can still read has steps that we do not know.
-    migrator.set_ignore_missing(true);
-    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMismatch(step) => Error::OtherBuild(step),
-        other => Error::Migrate(other),
-    })
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(dialect.schema(template)));
+        let step = Migration::new(version, what.replace('_', " ").into(), MigrationType::Simple, sql, false);
+        match done.iter().find(|done| done.version == version) {
+            Some(done) if done.checksum != step.checksum => return Err(Error::OtherBuild(version)),
+            Some(_) => {}
+            None => take_step(connection, &step, unsure == Some(version)).await?,
+        }
+        // Another release may have been before us in the queue for the lock.
+        if name == FORMAT_STEP {
+            refuse_newer(oldest_reader(connection).await?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes one step. One that an earlier control program began, and could not record any more, may be done: each is a statement that is whole or nothing.
+async fn take_step(connection: &mut AnyConnection, step: &Migration, unsure: bool) -> Result<(), Error> {
+    match connection.apply(DONE, step).await {
+        Err(MigrateError::ExecuteMigration(error, _)) if unsure && Dialect::is_done_already(&error) => {
+            forget_unsure(connection).await?;
+            connection.skip(DONE, step).await.map_err(Error::Migrate)
+        }
+        taken => taken.map(drop).map_err(Error::Migrate),
+    }
+}
+
+async fn forget_unsure(connection: &mut AnyConnection) -> Result<(), Error> {
+    connection.execute("DELETE FROM _sqlx_migrations WHERE success = FALSE").await?;
+    Ok(())
+}
+
+fn refuse_newer(oldest_reader: Option<i64>) -> Result<(), Error> {
+    match oldest_reader {
+        Some(oldest_reader) if oldest_reader > FORMAT => Err(Error::Newer { oldest_reader, ours: FORMAT }),
+        _ => Ok(()),
+    }
 }
 
 /// `None` in a database without our tables.
 async fn oldest_reader(connection: &mut AnyConnection) -> Result<Option<i64>, Error> {
     connection.ping().await?;
     match connection.fetch_one("SELECT MAX(oldest_reader) FROM ledger_format").await {
-        Ok(row) => Ok(sqlx::Row::try_get::<Option<i64>, _>(&row, 0)?),
+        Ok(row) => Ok(row.try_get::<Option<i64>, _>(0)?),
         // Only a missing table is answered like this on a connection that works.
         Err(sqlx::Error::Database(_)) => Ok(None),
         Err(error) => Err(error.into()),
