@@ -1,6 +1,6 @@
 //! From bytes to a job that may run: every fault is named by its field, with the way to mend it. Pure.
 
-use super::plaintext;
+use super::{plaintext, trace};
 use crate::record::{
     hexadecimal,
     job::{Job, WIRE_VERSION},
@@ -67,10 +67,11 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
         let why = format!("{version} is not spoken by this release; send {WIRE_VERSION}");
         return Err(refuse(id, fault("version", why)));
     }
-    let job: Job = serde_path_to_error::deserialize(&value).map_err(|error| {
+    let mut job: Job = serde_path_to_error::deserialize(&value).map_err(|error| {
         let path = error.path().to_string();
         refuse(id.clone(), fault(&path, suggestion(&error.into_inner().to_string())))
     })?;
+    job.traceparent = job.traceparent.as_deref().and_then(trace::traceparent);
     let mut faults = Faults::default();
     let not_before_ms = faults.check(&job, &value);
     if faults.0.is_empty() {
@@ -78,6 +79,12 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
     } else {
         Err(refuse(id, faults.0))
     }
+}
+
+/// The job's id, where the body has one that can be read.
+pub fn id(body: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    value.get("id").and_then(Value::as_str).map(str::to_owned)
 }
 
 #[derive(Default)]

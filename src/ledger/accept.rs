@@ -1,14 +1,22 @@
-//! Taking jobs in, and keeping what was not taken.
+//! Taking jobs in, a batch in one transaction.
 
-use super::{Error, Ledger};
+use super::{Error, Ledger, Tx};
 use crate::record::{
+    Millis,
     job::Job,
     phase::{Phase, Writer},
 };
 use sqlx::Row as _;
+use std::{collections::HashMap, sync::LazyLock};
+
+/// Jobs in one statement: what a queue hands out at once.
+const ROWS: usize = 10;
+
+/// Looks again after another replica took the same job between our look and our insert. One is enough for one job.
+const RACES: usize = 5;
 
 /// What became of a job that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     New,
     /// The same id with the same content: the same job.
@@ -17,78 +25,149 @@ pub enum Accepted {
     OtherContent,
 }
 
-impl Ledger {
-    /// Takes the job in, once for its id. `digest` is of its content, trace context aside; `not_before_ms` of the job in milliseconds.
-    pub async fn accept(&self, job: &Job, digest: &str, not_before_ms: i64) -> Result<Accepted, Error> {
-        let mut tx = self.begin().await?;
-        let known =
-            self.sql("SELECT digest FROM jobs WHERE id = ?").bind(job.id.clone()).fetch_optional(&mut *tx).await?;
-        if let Some(known) = known {
-            let same = known.try_get::<String, _>("digest")? == digest;
-            return Ok(if same { Accepted::Known } else { Accepted::OtherContent });
-        }
-        let now = super::now();
-        let spec =
-            serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
-        let statement = "INSERT INTO jobs (id, tenant, definition, spec, digest, traceparent, priority, incremental, phase, \
-                         phase_since_ms, attempt, queued_at_ms, not_before_ms, own_retries, infrastructure_retries) \
-                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, 0, 0)";
-        self.sql(statement)
-            .bind(job.id.clone())
-            .bind(job.tenant.clone().unwrap_or_default())
-            .bind(job.definition.clone().unwrap_or_default())
-            .bind(spec)
-            .bind(digest.to_owned())
-            .bind(job.traceparent.clone())
-            .bind(i64::from(job.priority))
-            .bind(i64::from(job.is_incremental()))
-            .bind(Phase::Queued.as_str().to_owned())
-            .bind(now.0)
-            .bind(now.0)
-            .bind(not_before_ms)
-            .execute(&mut *tx)
-            .await?;
-        self.append_transition(&mut tx, &job.id, 0, None, Phase::Queued, Writer::Intake, "accepted", now).await?;
-        tx.commit().await?;
-        tracing::info!(job = job.id, phase = Phase::Queued.as_str());
-        Ok(Accepted::New)
+/// A job that was checked and asks to be taken in.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    pub job: &'a Job,
+    /// Of its content, trace context aside.
+    pub digest: &'a str,
+    /// The job's `not_before`; 0 where it has none.
+    pub not_before_ms: i64,
+    /// When it was asked for, by the clock of whatever kept it until now.
+    pub queued_at: Millis,
+}
+
+/// Every number of rows of a statement, made once; the first is for one row.
+struct Rows([&'static str; ROWS]);
+
+impl Rows {
+    fn new(head: &str, row: &str) -> Self {
+        // Never given back: ten short texts for the program's life, since statements live as long.
+        Self(std::array::from_fn(|index| &*String::leak(format!("{head} VALUES {}", vec![row; index + 1].join(", ")))))
     }
 
-    /// Keeps a message that was not taken, with the reason; the same message again only counts up.
-    pub async fn refuse(
-        &self,
-        queue: &str,
-        message_id: &str,
-        job: Option<&str>,
-        reason: &str,
-        digest: &str,
-    ) -> Result<(), Error> {
+    fn of(&self, rows: usize) -> &'static str {
+        self.0[rows - 1]
+    }
+}
+
+static INSERT_JOBS: LazyLock<Rows> = LazyLock::new(|| {
+    Rows::new(
+        "INSERT INTO jobs (id, tenant, definition, spec, digest, traceparent, priority, incremental, phase, phase_since_ms, attempt, \
+         queued_at_ms, received_at_ms, not_before_ms, own_retries, infrastructure_retries)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, 0)",
+    )
+});
+
+static INSERT_TRANSITIONS: LazyLock<Rows> = LazyLock::new(|| {
+    Rows::new(
+        "INSERT INTO transitions (job_id, number, attempt, from_phase, to_phase, at_ms, recorded_at_ms, writer, reason)",
+        "(?, 1, 0, NULL, ?, ?, ?, ?, 'accepted')",
+    )
+});
+
+impl Ledger {
+    /// Takes one job in, once for its id, as asked for now.
+    pub async fn accept(&self, job: &Job, digest: &str, not_before_ms: i64) -> Result<Accepted, Error> {
+        let incoming = Incoming { job, digest, not_before_ms, queued_at: super::now() };
+        let accepted = self.accept_batch(&[incoming]).await?;
+        Ok(accepted.first().copied().unwrap_or(Accepted::Known))
+    }
+
+    /// Takes jobs in, each once for its id, all of them or none; tells of each what became of it, in the same order.
+    pub async fn accept_batch(&self, jobs: &[Incoming<'_>]) -> Result<Vec<Accepted>, Error> {
+        for _ in 1..RACES {
+            match self.try_batch(jobs).await {
+                Err(Error::Unavailable(sqlx::Error::Database(why))) if why.is_unique_violation() => {}
+                tried => return tried,
+            }
+        }
+        self.try_batch(jobs).await
+    }
+
+    async fn try_batch(&self, jobs: &[Incoming<'_>]) -> Result<Vec<Accepted>, Error> {
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        // Two replicas that take the same jobs lock their rows in the same order. Stable: of two with one id the first counts.
+        order.sort_by_key(|index| &jobs[*index].job.id);
+        let mut accepted = vec![Accepted::Known; jobs.len()];
         let mut tx = self.begin().await?;
-        let now = super::now().0;
-        let again = self
-            .sql("UPDATE refusals SET times = times + 1, last_at_ms = ?, reason = ? WHERE queue = ? AND message_id = ?")
-            .bind(now)
-            .bind(reason.to_owned())
-            .bind(queue.to_owned())
-            .bind(message_id.to_owned())
-            .execute(&mut *tx)
-            .await?;
-        if again.rows_affected() == 0 {
-            let statement = "INSERT INTO refusals (queue, message_id, job_id, reason, digest, first_at_ms, last_at_ms, times) \
-                             VALUES (?, ?, ?, ?, ?, ?, ?, 1)";
-            self.sql(statement)
-                .bind(queue.to_owned())
-                .bind(message_id.to_owned())
-                .bind(job.map(str::to_owned))
-                .bind(reason.to_owned())
-                .bind(digest.to_owned())
-                .bind(now)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
+        for indices in order.chunks(ROWS) {
+            let mut known = self.digests(&mut tx, indices.iter().map(|index| jobs[*index].job.id.as_str())).await?;
+            let mut new = Vec::new();
+            for index in indices {
+                let incoming = jobs[*index];
+                accepted[*index] = match known.get(&incoming.job.id) {
+                    Some(digest) if digest == incoming.digest => Accepted::Known,
+                    Some(_) => Accepted::OtherContent,
+                    None => {
+                        known.insert(incoming.job.id.clone(), incoming.digest.to_owned());
+                        new.push(incoming);
+                        Accepted::New
+                    }
+                };
+            }
+            if !new.is_empty() {
+                self.insert(&mut tx, &new).await?;
+            }
         }
         tx.commit().await?;
-        tracing::warn!(queue, message_id, job, reason, "refused");
+        for (incoming, _) in jobs.iter().zip(&accepted).filter(|(_, accepted)| **accepted == Accepted::New) {
+            tracing::info!(job = incoming.job.id, phase = Phase::Queued.as_str());
+        }
+        Ok(accepted)
+    }
+
+    /// The digests of those ids (at most [`ROWS`]) that are taken.
+    async fn digests<'a>(
+        &self,
+        tx: &mut Tx,
+        ids: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<HashMap<String, String>, Error> {
+        // One statement for any number: the last id fills up.
+        let last = ids.clone().last().unwrap_or_default();
+        let mut query = self.sql("SELECT id, digest FROM jobs WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        for id in ids.chain(std::iter::repeat(last)).take(ROWS) {
+            query = query.bind(id.to_owned());
+        }
+        let rows = query.fetch_all(&mut **tx).await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("digest")?))).collect()
+    }
+
+    async fn insert(&self, tx: &mut Tx, new: &[Incoming<'_>]) -> Result<(), Error> {
+        let now = super::now();
+        // What kept the message may have a clock that is ahead of ours.
+        let queued_at = |incoming: &Incoming<'_>| incoming.queued_at.min(now).0;
+        let mut query = self.sql(INSERT_JOBS.of(new.len()));
+        for incoming in new {
+            let job = incoming.job;
+            let spec =
+                serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
+            query = query
+                .bind(job.id.clone())
+                .bind(job.tenant.clone().unwrap_or_default())
+                .bind(job.definition.clone().unwrap_or_default())
+                .bind(spec)
+                .bind(incoming.digest.to_owned())
+                .bind(job.traceparent.clone())
+                .bind(i64::from(job.priority))
+                .bind(i64::from(job.is_incremental()))
+                .bind(Phase::Queued.as_str().to_owned())
+                .bind(queued_at(incoming))
+                .bind(queued_at(incoming))
+                .bind(now.0)
+                .bind(incoming.not_before_ms);
+        }
+        query.execute(&mut **tx).await?;
+        let mut query = self.sql(INSERT_TRANSITIONS.of(new.len()));
+        for incoming in new {
+            query = query
+                .bind(incoming.job.id.clone())
+                .bind(Phase::Queued.as_str().to_owned())
+                .bind(queued_at(incoming))
+                .bind(now.0)
+                .bind(Writer::Intake.as_str().to_owned());
+        }
+        query.execute(&mut **tx).await?;
         Ok(())
     }
 }

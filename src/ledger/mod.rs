@@ -1,7 +1,7 @@
 //! The truth: a SQL database with every job, attempt, transition and reading. The only room with SQL.
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
-//! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
+//! transaction: `accept` takes jobs in, `refuse` keeps what was not taken, `launch` and `grant` bind attempts, `lease` fences strict
 //! attempts, `append` takes the supervisors' records, `fold` decides
 //! what an end means, `operate` obeys people, `query` reads.
 
@@ -14,15 +14,17 @@ mod launch;
 mod lease;
 mod operate;
 mod query;
+mod refuse;
 mod rows;
 mod schema;
 
-pub use accept::Accepted;
+pub use accept::{Accepted, Incoming};
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
 pub use launch::{LiveAttempt, Order, Waiting};
 pub use operate::{Cancelled, Retried};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
+pub use refuse::{Refusal, RefusalFilter};
 
 use crate::record::Millis;
 use dialect::Dialect;
@@ -73,6 +75,20 @@ pub enum Error {
 
 /// SQLite's code for a full disk (<https://sqlite.org/rescode.html#full>), as sqlx gives it.
 const SQLITE_FULL: &str = "13";
+
+impl Error {
+    /// The database answered, and what it does not take is the value: the same statement fails whenever it is tried.
+    pub fn is_of_the_value(&self) -> bool {
+        let Self::Unavailable(sqlx::Error::Database(why)) = self else { return false };
+        !why.is_unique_violation() && why.code().is_some_and(|code| dialect::is_of_the_value(&code))
+    }
+
+    /// The database answered, with a refusal that is none of the disk's.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self, Self::DiskFull)
+            && !matches!(self, Self::Unavailable(why) if !matches!(why, sqlx::Error::Database(_)))
+    }
+}
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
