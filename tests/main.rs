@@ -15,3 +15,4 @@ mod guest;
 mod init;
 mod lifecycle;
 mod reports;
+mod sqs;

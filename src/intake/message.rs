@@ -57,8 +57,7 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
         let why = format!("the body has {} bytes; {BODY_LIMIT} is the limit", body.len());
         return Err(refuse(None, fault(".", why)));
     }
-    let value: Value =
-        serde_json::from_slice(body).map_err(|why| refuse(None, fault(".", format!("is not JSON: {why}"))))?;
+    let value: Value = serde_json::from_slice(body).map_err(|why| refuse(None, fault(".", not_json(&why))))?;
     if !value.is_object() {
         return Err(refuse(None, fault(".", "must be a JSON object".into())));
     }
@@ -79,6 +78,14 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
     } else {
         Err(refuse(id, faults.0))
     }
+}
+
+/// The parser's words, with what they mean where they alone do not say it.
+fn not_json(why: &serde_json::Error) -> String {
+    let why = why.to_string();
+    let half = ["hex escape", "surrogate"].iter().any(|word| why.contains(word));
+    let meant = if half { "; a \\u escape of D800 to DFFF is half a character: two of them make one" } else { "" };
+    format!("is not JSON: {why}{meant}")
 }
 
 /// The job's id, where the body has one that can be read.

@@ -11,6 +11,7 @@ use crate::record::{
 };
 use std::time::Duration;
 
+mod accept;
 mod lease;
 
 const EVERY: u64 = 1000;

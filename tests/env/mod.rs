@@ -3,9 +3,11 @@
 pub mod container;
 pub mod databases;
 pub mod dev;
+pub mod elasticmq;
 pub mod guest;
 pub mod image;
 pub mod names;
+pub mod sqs_proxy;
 pub mod wrong_ledger;
 
 use std::{
@@ -32,6 +34,11 @@ pub fn supervisor() -> PathBuf {
 /// Embulk as `embulk/compose` makes it.
 pub fn embulk() -> PathBuf {
     made("SENDO_EMBULK", "embulk")
+}
+
+/// ElasticMQ's jars as `make elasticmq` fetches them.
+pub fn elasticmq() -> PathBuf {
+    made("SENDO_ELASTICMQ", "elasticmq")
 }
 
 fn made(variable: &str, default: &str) -> PathBuf {

@@ -11,13 +11,25 @@ const URL_LIMIT: usize = 256;
 
 /// What happens to a message that is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum Reject {
     /// It stays in the queue, whose redrive policy moves it to the dead-letter queue.
     #[default]
     Redrive,
     /// It is deleted once the refusal is in the ledger.
     Delete,
+}
+
+impl TryFrom<String> for Reject {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        match word.as_str() {
+            "redrive" => Ok(Self::Redrive),
+            "delete" => Ok(Self::Delete),
+            other => Err(format!("reject: `{other}` is neither redrive nor delete")),
+        }
+    }
 }
 
 /// One queue.
