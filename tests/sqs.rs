@@ -1,6 +1,7 @@
 //! Jobs that arrive on SQS: a real `sendo serve` on a real ElasticMQ.
 
 mod crashes;
+mod credentials;
 mod fifo;
 mod ledger;
 mod people;

@@ -5,7 +5,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
@@ -37,17 +37,22 @@ struct Inner {
     /// The action, what is done to it, and how often.
     rule: Mutex<(&'static str, Fate, u32)>,
     seen: Mutex<Vec<(String, Fate)>>,
+    authorization: Mutex<String>,
 }
 
 impl Proxy {
     pub fn start() -> Self {
         elasticmq();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (runtime, listener) = listener();
         let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
-        let inner = Arc::new(Inner { client, rule: Mutex::new(("", Fate::Pass, 0)), seen: Mutex::new(vec![]) });
+        let inner = Arc::new(Inner {
+            client,
+            rule: Mutex::new(("", Fate::Pass, 0)),
+            seen: Mutex::new(vec![]),
+            authorization: Mutex::default(),
+        });
         let routes = Router::new().fallback(handle).with_state(Arc::clone(&inner));
         let routes = routes.layer(axum::extract::DefaultBodyLimit::disable());
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(async move { axum::serve(listener, routes).await });
         Self { endpoint, inner, runtime: Some(runtime) }
@@ -56,6 +61,13 @@ impl Proxy {
     /// From now on the next `times` requests of the action (`DeleteMessageBatch`) meet this fate.
     pub fn rule(&self, action: &'static str, fate: Fate, times: u32) {
         *self.inner.rule.lock().unwrap() = (action, fate, times);
+    }
+
+    /// Access key and region of the last request's signature.
+    pub fn signer(&self) -> Option<(String, String)> {
+        let authorization = self.inner.authorization.lock().unwrap();
+        let mut scope = authorization.split_once("Credential=")?.1.split('/');
+        Some((scope.next()?.to_owned(), scope.nth(1)?.to_owned()))
     }
 
     /// How many requests of the action met that fate.
@@ -72,6 +84,37 @@ impl Drop for Proxy {
     }
 }
 
+/// A server that gives an answer of one's own to each request; ends when dropped.
+pub struct Answering {
+    pub endpoint: String,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+/// Starts one; `answer` sees the path with the headers, and the body.
+pub fn answering(answer: fn(&str, &str) -> String) -> Answering {
+    let (runtime, listener) = listener();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: String| async move {
+        // What the metadata of an instance wants to hear again of its token.
+        let ttl = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")];
+        (ttl, answer(&format!("{uri} {headers:?}"), &body))
+    });
+    runtime.spawn(async move { axum::serve(listener, routes).await });
+    Answering { endpoint, runtime: Some(runtime) }
+}
+
+fn listener() -> (tokio::runtime::Runtime, tokio::net::TcpListener) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    (runtime, listener)
+}
+
 async fn handle(State(proxy): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let action = target.rsplit('.').next().unwrap_or_default().to_owned();
@@ -84,6 +127,8 @@ async fn handle(State(proxy): State<Arc<Inner>>, headers: HeaderMap, body: Bytes
             Fate::Pass
         }
     };
+    let authorization = headers.get("authorization").and_then(|text| text.to_str().ok()).unwrap_or_default();
+    authorization.clone_into(&mut proxy.authorization.lock().unwrap());
     proxy.seen.lock().unwrap().push((action, fate));
     let refusal = |status, kind: &str| amz(status, json!({"__type": kind, "message": "not today"}));
     match fate {

@@ -3,10 +3,9 @@
 use super::served::{Served, waiting};
 use crate::env::{
     elasticmq::{Depth, EMPTY, elasticmq},
-    stdout, wait_for,
+    stderr, stdout, wait_for,
 };
 use serde_json::json;
-use std::process::Command;
 
 #[test]
 fn nine_good_ones_go_in_beside_each_kind_of_poison() {
@@ -18,7 +17,7 @@ fn nine_good_ones_go_in_beside_each_kind_of_poison() {
         (r#"{"version": 1, "id": "n\u0000l", "command": ["true"]}"#, "id: `n\\u0000l`"),
         (r#"{"version": 1, "id": "lone", "command": ["\ud800"]}"#, "half a character"),
         (r#"{"version": 2, "id": "future", "command": ["true"]}"#, "2 is not spoken by this release"),
-        (r#"{"version": 1, "id": "half", "command": ["#, "is not JSON"),
+        (r#"{"version": 1, "id": "half", "command": ["#, "is not JSON: EOF"),
         (r#"{"version": 1, "id": "misspelt", "comand": ["true"]}"#, "did you mean `command`?"),
         ("[]", "must be a JSON object"),
     ];
@@ -89,30 +88,52 @@ fn what_is_refused_is_deleted_only_where_the_settings_say_so() {
 }
 
 /// A trigger stands for whatever a database may have against one row.
+fn trigger(served: &Served, body: &str) {
+    let trigger = format!("CREATE TRIGGER cursed BEFORE INSERT ON jobs WHEN NEW.id = 'cursed' BEGIN {body}; END");
+    served.sql(&trigger);
+}
+
+/// Ten messages, the sixth of which has the id `cursed`.
+fn ten(queue: &str) {
+    for number in 0..10 {
+        let id = if number == 5 { "cursed".to_owned() } else { format!("job-{number}") };
+        elasticmq().send(queue, &waiting(&id).to_string());
+    }
+}
+
 #[test]
 fn one_that_the_ledger_does_not_take_harms_no_other_in_its_batch() {
     let mq = elasticmq();
     let queue = mq.queue("", 1, 2);
+    let dead = queue.dead.as_ref().unwrap();
     let served = Served::start(&queue.url, "pollers = 1");
-    let trigger = "CREATE TRIGGER cursed BEFORE INSERT ON jobs WHEN NEW.id = 'cursed' BEGIN SELECT RAISE(ABORT, 'not this one'); END";
-    let made =
-        Command::new("sqlite3").args(["-cmd", ".timeout 10000"]).arg(served.ledger()).arg(trigger).output().unwrap();
-    assert!(made.status.success());
-    for number in 0..5 {
-        mq.send(&queue.url, &waiting(&format!("before-{number}")).to_string());
-    }
-    mq.send(&queue.url, &waiting("cursed").to_string());
-    for number in 0..4 {
-        mq.send(&queue.url, &waiting(&format!("after-{number}")).to_string());
-    }
+    trigger(&served, "SELECT RAISE(ABORT, 'not this one')");
+    ten(&queue.url);
     assert!(!served.wait_jobs(9).contains(&"cursed".into()));
-    mq.wait_depth(queue.dead.as_ref().unwrap(), Depth { visible: 1, in_flight: 0 });
+    mq.wait_depth(dead, Depth { visible: 1, in_flight: 0 });
     let refused = stdout(&served.run(&["jobs", "--refused"]));
-    assert!(refused.contains("cursed") && refused.contains("the ledger does not take it"), "{refused}");
-    assert!(refused.contains("not this one"), "{refused}");
+    for part in ["cursed", "the ledger does not take it", "not this one"] {
+        assert!(refused.contains(part), "{part} in {refused}");
+    }
     // The control: without the trigger it is a job like any other.
     served.sql("DROP TRIGGER cursed");
-    let replayed = served.run(&["dlq", "replay", "--yes", queue.dead.as_ref().unwrap()]);
-    assert_eq!(replayed.status.code(), Some(0), "{}", crate::env::stderr(&replayed));
+    let replayed = served.run(&["dlq", "replay", "--yes", dead]);
+    assert_eq!(replayed.status.code(), Some(0), "{}", stderr(&replayed));
     assert!(served.wait_jobs(10).contains(&"cursed".into()));
+}
+
+#[test]
+fn an_error_that_may_be_the_ledgers_own_never_deletes_a_message() {
+    let mq = elasticmq();
+    let queue = mq.queue("", 2, 100);
+    let served = Served::start(&queue.url, "pollers = 1\nreject = \"delete\"");
+    // An error without a class that names the value: "malformed JSON".
+    trigger(&served, "SELECT json(NEW.id)");
+    ten(&queue.url);
+    wait_for("the refusal", || served.sql("SELECT * FROM refusals WHERE job_id = 'cursed'").pop());
+    assert_eq!(served.wait_jobs(9).len(), 9);
+    // The control: where a message is deleted for certain, this one is not; mended, the ledger takes it.
+    served.sql("DROP TRIGGER cursed");
+    assert!(served.wait_jobs(10).contains(&"cursed".into()));
+    mq.wait_depth(&queue.url, EMPTY);
 }

@@ -14,7 +14,7 @@ use aws_sdk_sqs::types::{Message as Sent, MessageSystemAttributeName};
 pub const TRACEPARENT: &str = "traceparent";
 
 /// A message that the ledger answers with an error is tried so often before it is the message's own fault.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 
 /// A message, as much of it as outlives its body.
 #[derive(Debug, Clone)]
