@@ -7,15 +7,29 @@ use crate::env::{
     sqs_proxy::{Fate, Proxy},
     stderr, wait_for,
 };
+use std::{fs, process::Child};
+
+/// One that ends with the test, if it has not ended by itself as it should.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A `sendo serve` that is to fail at its start; gives back what it says.
 #[track_caller]
 fn refused(queue: &str, more: &str) -> String {
     let home = env::scratch();
     configure(home.path(), queue, &elasticmq().endpoint(), more);
-    let output = serve(home.path()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    stderr(&output)
+    let said = home.path().join("said");
+    let mut serve = Serving(serve(home.path()).stderr(fs::File::create(&said).unwrap()).spawn().unwrap());
+    let status = wait_for("sendo serve to end", || serve.0.try_wait().unwrap());
+    let said = fs::read_to_string(said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    said
 }
 
 #[test]
@@ -77,7 +91,7 @@ fn a_queue_that_cannot_be_reached_stops_nobody_and_is_read_once_it_can() {
     let output = served.run(&["jobs", "--json"]);
     assert!(output.status.success(), "the control: the server answers: {}", stderr(&output));
     let file = served.home.path().join("job.json");
-    std::fs::write(&file, waiting("by-http").to_string()).unwrap();
+    fs::write(&file, waiting("by-http").to_string()).unwrap();
     assert!(served.run(&["submit", file.to_str().unwrap()]).status.success());
     assert_eq!(proxy.seen("ReceiveMessage", Fate::Pass), 0, "nothing is read of a queue that nobody has looked at");
     proxy.rule("GetQueueAttributes", Fate::Pass, 0);
