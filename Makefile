@@ -6,9 +6,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 SUPERVISOR := $(TARGET)/pid1/sendo-supervisor
 EMBULK := $(abspath $(TARGET))/embulk
+ELASTICMQ := $(abspath $(TARGET))/elasticmq
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build build-supervisor embulk demo test bench lint
+.PHONY: help build build-supervisor embulk elasticmq demo test bench lint
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,15 +26,23 @@ embulk: ## Compose Embulk from Maven Central into target/embulk
 	@tools/need java mvn
 	embulk/compose $(EMBULK)
 
+elasticmq: $(ELASTICMQ)/lib ## Fetch ElasticMQ (SQS for the tests) from Maven Central into target/elasticmq
+
+$(ELASTICMQ)/lib: tests/env/elasticmq/pom.xml
+	@tools/need java mvn
+	rm -rf $(ELASTICMQ) && mkdir -p $(ELASTICMQ)
+	mvn -q -B -f $< -Delasticmq.lib=$(ELASTICMQ)/part package
+	mv $(ELASTICMQ)/part $@ && touch $@
+
 demo: ## From a fresh clone to a real Embulk transfer
 	@tools/need cargo cc java mvn gzip
 	@$(MAKE) --no-print-directory build embulk
 	@demo/run $(TARGET)
 
-test: ## Run every test, with real processes, a real Embulk and real databases
+test: ## Run every test, with real processes, a real Embulk, real queues and databases
 	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz
-	@$(MAKE) --no-print-directory build-supervisor embulk
-	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
+	@$(MAKE) --no-print-directory build-supervisor embulk elasticmq
+	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) SENDO_ELASTICMQ=$(ELASTICMQ) cargo test --locked --no-fail-fast
 
 bench: ## Measure the supervisor beside its peers, and the ledger, and write docs/benchmarks.md
 	@tools/need cargo cc unshare tini dumb-init catatonit postgres mariadb

@@ -2,6 +2,7 @@
 
 #[macro_use]
 pub mod fresh;
+mod accept;
 mod faults;
 mod fences;
 mod ingest;

@@ -17,3 +17,4 @@ mod ledger;
 mod lifecycle;
 mod reports;
 mod servers;
+mod sqs;

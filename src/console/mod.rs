@@ -37,7 +37,7 @@ enum Verb {
     Serve(verbs::serve::Args),
     /// The same on a laptop: SQLite and local processes, no cluster.
     Dev(verbs::dev::Args),
-    /// Ask for a job: a file, or - for stdin.
+    /// Ask for jobs: files, or - for stdin; of the server, or by a queue.
     Submit(verbs::submit::Args),
     /// List jobs, newest first.
     Jobs(verbs::jobs::Args),
@@ -51,6 +51,8 @@ enum Verb {
     Cancel(verbs::cancel::Args),
     /// Try a job again.
     Retry(verbs::retry::Args),
+    /// Look into a dead-letter queue, and send its messages back.
+    Dlq(verbs::dlq::Args),
 }
 
 /// The program.
@@ -65,6 +67,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Logs(args) => verbs::logs::run(args).await,
         Verb::Cancel(args) => verbs::cancel::run(args).await,
         Verb::Retry(args) => verbs::retry::run(args).await,
+        Verb::Dlq(args) => verbs::dlq::run(args).await,
     };
     match done {
         Ok(code) => code.into(),

@@ -1,6 +1,6 @@
 //! From bytes to a job that may run: every fault is named by its field, with the way to mend it. Pure.
 
-use super::plaintext;
+use super::{plaintext, trace};
 use crate::record::{
     hexadecimal,
     job::{Job, WIRE_VERSION},
@@ -57,8 +57,7 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
         let why = format!("the body has {} bytes; {BODY_LIMIT} is the limit", body.len());
         return Err(refuse(None, fault(".", why)));
     }
-    let value: Value =
-        serde_json::from_slice(body).map_err(|why| refuse(None, fault(".", format!("is not JSON: {why}"))))?;
+    let value: Value = serde_json::from_slice(body).map_err(|why| refuse(None, fault(".", not_json(&why))))?;
     if !value.is_object() {
         return Err(refuse(None, fault(".", "must be a JSON object".into())));
     }
@@ -67,10 +66,11 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
         let why = format!("{version} is not spoken by this release; send {WIRE_VERSION}");
         return Err(refuse(id, fault("version", why)));
     }
-    let job: Job = serde_path_to_error::deserialize(&value).map_err(|error| {
+    let mut job: Job = serde_path_to_error::deserialize(&value).map_err(|error| {
         let path = error.path().to_string();
         refuse(id.clone(), fault(&path, suggestion(&error.into_inner().to_string())))
     })?;
+    job.traceparent = job.traceparent.as_deref().and_then(trace::traceparent);
     let mut faults = Faults::default();
     let not_before_ms = faults.check(&job, &value);
     if faults.0.is_empty() {
@@ -78,6 +78,20 @@ pub fn check(body: &[u8]) -> Result<Checked, Refusal> {
     } else {
         Err(refuse(id, faults.0))
     }
+}
+
+/// The parser's words, with what they mean where they alone do not say it.
+fn not_json(why: &serde_json::Error) -> String {
+    let why = why.to_string();
+    let half = ["hex escape", "surrogate"].iter().any(|word| why.contains(word));
+    let meant = if half { "; a \\u escape of D800 to DFFF is half a character: two of them make one" } else { "" };
+    format!("is not JSON: {why}{meant}")
+}
+
+/// The job's id, where the body has one that can be read.
+pub fn id(body: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    value.get("id").and_then(Value::as_str).map(str::to_owned)
 }
 
 #[derive(Default)]

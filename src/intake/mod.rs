@@ -3,3 +3,5 @@
 pub mod http;
 pub mod message;
 mod plaintext;
+pub mod sqs;
+mod trace;

@@ -1,17 +1,22 @@
-//! Taking jobs in, and keeping what was not taken.
+//! Taking jobs in, a batch in one transaction.
 
-use super::{Error, Ledger, Tx, rows::text, transact::Again};
+use super::{Error, Ledger, Tx};
 use crate::record::{
+    Millis,
     job::Job,
     phase::{Phase, Writer},
 };
 use sqlx::Row as _;
+use std::{collections::HashMap, sync::LazyLock};
 
-/// What the column holds; a longer one is no id of ours.
-const ID_LENGTH: usize = 128;
+/// Jobs in one statement: what a queue hands out at once.
+const ROWS: usize = 10;
+
+/// Looks again after another replica took the same job between our look and our insert. One is enough for one job.
+const RACES: usize = 5;
 
 /// What became of a job that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     New,
     /// The same id with the same content: the same job.
@@ -20,108 +25,149 @@ pub enum Accepted {
     OtherContent,
 }
 
+/// A job that was checked and asks to be taken in.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    pub job: &'a Job,
+    /// Of its content, trace context aside.
+    pub digest: &'a str,
+    /// The job's `not_before`; 0 where it has none.
+    pub not_before_ms: i64,
+    /// When it was asked for, by the clock of whatever kept it until now.
+    pub queued_at: Millis,
+}
+
+/// Every number of rows of a statement, made once; the first is for one row.
+struct Rows([&'static str; ROWS]);
+
+impl Rows {
+    fn new(head: &str, row: &str) -> Self {
+        // Never given back: ten short texts for the program's life, since statements live as long.
+        Self(std::array::from_fn(|index| &*String::leak(format!("{head} VALUES {}", vec![row; index + 1].join(", ")))))
+    }
+
+    fn of(&self, rows: usize) -> &'static str {
+        self.0[rows - 1]
+    }
+}
+
+static INSERT_JOBS: LazyLock<Rows> = LazyLock::new(|| {
+    Rows::new(
+        "INSERT INTO jobs (id, tenant, definition, spec, digest, traceparent, priority, incremental, phase, phase_since_ms, attempt, \
+         queued_at_ms, received_at_ms, not_before_ms, own_retries, infrastructure_retries)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, 0)",
+    )
+});
+
+static INSERT_TRANSITIONS: LazyLock<Rows> = LazyLock::new(|| {
+    Rows::new(
+        "INSERT INTO transitions (job_id, number, attempt, from_phase, to_phase, at_ms, recorded_at_ms, writer, reason)",
+        "(?, 1, 0, NULL, ?, ?, ?, ?, 'accepted')",
+    )
+});
+
 impl Ledger {
-    /// Takes the job in, once for its id. `digest` is of its content, trace context aside; `not_before_ms` of the job in milliseconds.
+    /// Takes one job in, once for its id, as asked for now.
     pub async fn accept(&self, job: &Job, digest: &str, not_before_ms: i64) -> Result<Accepted, Error> {
-        self.transact(|_| self.accept_once(job, digest, not_before_ms)).await
+        let incoming = Incoming { job, digest, not_before_ms, queued_at: super::now() };
+        let accepted = self.accept_batch(&[incoming]).await?;
+        Ok(accepted.first().copied().unwrap_or(Accepted::Known))
     }
 
-    async fn accept_once(&self, job: &Job, digest: &str, not_before_ms: i64) -> Result<Accepted, Error> {
+    /// Takes jobs in, each once for its id, all of them or none; tells of each what became of it, in the same order.
+    pub async fn accept_batch(&self, jobs: &[Incoming<'_>]) -> Result<Vec<Accepted>, Error> {
+        for _ in 1..RACES {
+            match self.transact(|_| self.try_batch(jobs)).await {
+                Err(Error::Unavailable(sqlx::Error::Database(why))) if why.is_unique_violation() => {}
+                tried => return tried,
+            }
+        }
+        self.transact(|_| self.try_batch(jobs)).await
+    }
+
+    async fn try_batch(&self, jobs: &[Incoming<'_>]) -> Result<Vec<Accepted>, Error> {
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        // Two replicas that take the same jobs lock their rows in the same order. Stable: of two with one id the first counts.
+        order.sort_by_key(|index| &jobs[*index].job.id);
+        let mut accepted = vec![Accepted::Known; jobs.len()];
         let mut tx = self.begin().await?;
-        if let Some(known) = self.known(&mut tx, &job.id, digest).await? {
-            return Ok(known);
+        for indices in order.chunks(ROWS) {
+            let mut known = self.digests(&mut tx, indices.iter().map(|index| jobs[*index].job.id.as_str())).await?;
+            let mut new = Vec::new();
+            for index in indices {
+                let incoming = jobs[*index];
+                accepted[*index] = match known.get(&incoming.job.id) {
+                    Some(digest) if digest == incoming.digest => Accepted::Known,
+                    Some(_) => Accepted::OtherContent,
+                    None => {
+                        known.insert(incoming.job.id.clone(), incoming.digest.to_owned());
+                        new.push(incoming);
+                        Accepted::New
+                    }
+                };
+            }
+            if !new.is_empty() {
+                self.insert(&mut tx, &new).await?;
+            }
         }
-        let now = super::now();
-        let spec =
-            serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
-        let statement = "{insert} INTO jobs (id, tenant, definition, spec, digest, traceparent, priority, incremental, phase, \
-                         phase_since_ms, attempt, queued_at_ms, not_before_ms, own_retries, infrastructure_retries) \
-                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, 0, 0) {once}";
-        let inserted = self
-            .sql(statement)
-            .bind(job.id.clone())
-            .bind(job.tenant.clone().unwrap_or_default())
-            .bind(job.definition.clone().unwrap_or_default())
-            .bind(spec)
-            .bind(digest.to_owned())
-            .bind(job.traceparent.clone())
-            .bind(i64::from(job.priority))
-            .bind(i64::from(job.is_incremental()))
-            .bind(Phase::Queued.as_str().to_owned())
-            .bind(now.0)
-            .bind(now.0)
-            .bind(not_before_ms)
-            .execute(&mut *tx)
-            .await?;
-        if inserted.rows_affected() == 0 {
-            // Another control program was faster by a moment.
-            let known = self.known(&mut tx, &job.id, digest).await?;
-            return known.ok_or_else(|| Error::Unreadable { table: "jobs", why: format!("`{}` is not taken", job.id) });
-        }
-        self.append_transition(&mut tx, &job.id, 0, None, Phase::Queued, Writer::Intake, "accepted", now).await?;
         self.commit(tx).await?;
-        tracing::info!(job = job.id, phase = Phase::Queued.as_str());
-        Ok(Accepted::New)
-    }
-
-    async fn known(&self, tx: &mut Tx, id: &str, digest: &str) -> Result<Option<Accepted>, Error> {
-        let known =
-            self.sql("SELECT digest FROM jobs WHERE id = ?").bind(id.to_owned()).fetch_optional(&mut **tx).await?;
-        let Some(known) = known else { return Ok(None) };
-        let same = known.try_get::<String, _>("digest")? == digest;
-        Ok(Some(if same { Accepted::Known } else { Accepted::OtherContent }))
-    }
-
-    /// Keeps a message that was not taken, with the reason; the same message again only counts up.
-    pub async fn refuse(
-        &self,
-        queue: &str,
-        message_id: &str,
-        job: Option<&str>,
-        reason: &str,
-        digest: &str,
-    ) -> Result<(), Error> {
-        let now = super::now().0;
-        let message = [queue, message_id, reason, digest].map(text);
-        let job = job.map(|job| text(job).chars().take(ID_LENGTH).collect());
-        self.transact(|again| self.refuse_once(&message, &job, now, again)).await?;
-        tracing::warn!(queue, message_id, job, reason, "refused");
-        Ok(())
-    }
-
-    async fn refuse_once(
-        &self,
-        [queue, message_id, reason, digest]: &[String; 4],
-        job: &Option<String>,
-        now: i64,
-        again: Again,
-    ) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
-        let statement = "{insert} INTO refusals (queue, message_id, job_id, reason, digest, first_at_ms, last_at_ms, times) \
-                         VALUES (?, ?, ?, ?, ?, ?, ?, 1) {once}";
-        let first = self
-            .sql(statement)
-            .bind(queue.clone())
-            .bind(message_id.clone())
-            .bind(job.clone())
-            .bind(reason.clone())
-            .bind(digest.clone())
-            .bind(now)
-            .bind(now)
-            .execute(&mut *tx)
-            .await?;
-        if first.rows_affected() == 0 {
-            // Counted by a try whose answer was lost, if it is of this very moment.
-            let counted = if again == Again::MayBeDone { now } else { i64::MIN };
-            self.sql("UPDATE refusals SET times = times + 1, last_at_ms = ?, reason = ? WHERE queue = ? AND message_id = ? AND last_at_ms <> ?")
-                .bind(now)
-                .bind(reason.clone())
-                .bind(queue.clone())
-                .bind(message_id.clone())
-                .bind(counted)
-                .execute(&mut *tx)
-                .await?;
+        for (incoming, _) in jobs.iter().zip(&accepted).filter(|(_, accepted)| **accepted == Accepted::New) {
+            tracing::info!(job = incoming.job.id, phase = Phase::Queued.as_str());
         }
-        self.commit(tx).await
+        Ok(accepted)
+    }
+
+    /// The digests of those ids (at most [`ROWS`]) that are taken.
+    async fn digests<'a>(
+        &self,
+        tx: &mut Tx,
+        ids: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<HashMap<String, String>, Error> {
+        // One statement for any number: the last id fills up.
+        let last = ids.clone().last().unwrap_or_default();
+        let mut query = self.sql("SELECT id, digest FROM jobs WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        for id in ids.chain(std::iter::repeat(last)).take(ROWS) {
+            query = query.bind(id.to_owned());
+        }
+        let rows = query.fetch_all(&mut **tx).await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("digest")?))).collect()
+    }
+
+    async fn insert(&self, tx: &mut Tx, new: &[Incoming<'_>]) -> Result<(), Error> {
+        let now = super::now();
+        // What kept the message may have a clock that is ahead of ours.
+        let queued_at = |incoming: &Incoming<'_>| incoming.queued_at.min(now).0;
+        let mut query = self.sql(INSERT_JOBS.of(new.len()));
+        for incoming in new {
+            let job = incoming.job;
+            let spec =
+                serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
+            query = query
+                .bind(job.id.clone())
+                .bind(job.tenant.clone().unwrap_or_default())
+                .bind(job.definition.clone().unwrap_or_default())
+                .bind(spec)
+                .bind(incoming.digest.to_owned())
+                .bind(job.traceparent.clone())
+                .bind(i64::from(job.priority))
+                .bind(i64::from(job.is_incremental()))
+                .bind(Phase::Queued.as_str().to_owned())
+                .bind(queued_at(incoming))
+                .bind(queued_at(incoming))
+                .bind(now.0)
+                .bind(incoming.not_before_ms);
+        }
+        query.execute(&mut **tx).await?;
+        let mut query = self.sql(INSERT_TRANSITIONS.of(new.len()));
+        for incoming in new {
+            query = query
+                .bind(incoming.job.id.clone())
+                .bind(Phase::Queued.as_str().to_owned())
+                .bind(queued_at(incoming))
+                .bind(now.0)
+                .bind(Writer::Intake.as_str().to_owned());
+        }
+        query.execute(&mut **tx).await?;
+        Ok(())
     }
 }

@@ -292,6 +292,16 @@ fn collated(template: &str) -> String {
     done
 }
 
+/// Whether an error's code says that a value is not taken: SQLSTATE classes 22 (data), 23 (constraint) and 54 (limits) of the servers,
+/// SQLite's TOOBIG, CONSTRAINT and MISMATCH (<https://sqlite.org/rescode.html>), whose extended codes keep them in the low byte.
+pub fn is_of_the_value(code: &str) -> bool {
+    match (code.len(), code.parse::<u32>()) {
+        (5, _) => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
+        (_, Ok(code)) => matches!(code & 0xff, 18..=20),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

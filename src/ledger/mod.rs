@@ -1,7 +1,7 @@
 //! The truth: a SQL database with every job, attempt, transition and reading. The only room with SQL.
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
-//! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
+//! transaction: `accept` takes jobs in, `refuse` keeps what was not taken, `launch` and `grant` bind attempts, `lease` fences strict
 //! attempts, `append` takes the supervisors' records (`ingest` the readings of many at once), `fold` decides
 //! what an end means, `operate` obeys people, `query` reads. `fence` says which of several control programs owns a task, `retention` lets readings grow old, `transact` tries a verb
 //! again where the database was in the way.
@@ -17,19 +17,21 @@ mod launch;
 mod lease;
 mod operate;
 mod query;
+mod refuse;
 mod retention;
 mod rows;
 mod schema;
 mod transact;
 mod usage;
 
-pub use accept::Accepted;
+pub use accept::{Accepted, Incoming};
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
 pub use launch::{LiveAttempt, Order, Waiting};
 pub use operate::{Cancelled, Retried};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
+pub use refuse::{Refusal, RefusalFilter};
 
 use crate::record::Millis;
 use dialect::{Dialect, Fault};
@@ -105,6 +107,23 @@ pub enum Error {
     /// The connection was lost while the transaction was being committed.
     #[error("the ledger cannot be used: {0}; whether it took what was asked is not known")]
     Uncertain(sqlx::Error),
+}
+
+impl Error {
+    /// The database answered, and what it does not take is the value: the same statement fails whenever it is tried.
+    pub fn is_of_the_value(&self) -> bool {
+        let Self::Unavailable(sqlx::Error::Database(why)) = self else { return false };
+        !why.is_unique_violation() && why.code().is_some_and(|code| dialect::is_of_the_value(&code))
+    }
+
+    /// The database answered, with a refusal that is none of its room's.
+    pub fn is_answered(&self) -> bool {
+        match self {
+            Self::DiskFull | Self::Busy | Self::Uncertain(_) => false,
+            Self::Unavailable(why) => matches!(why, sqlx::Error::Database(_)),
+            _ => true,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Error {

@@ -28,7 +28,10 @@ pub struct JobSummary {
     pub phase: String,
     pub phase_since_ms: i64,
     pub attempt: u32,
+    /// When it was asked for: the moment at which its queue took it.
     pub queued_at_ms: i64,
+    /// When the ledger took it.
+    pub received_at_ms: i64,
     pub ended_at_ms: Option<i64>,
     pub outcome: Option<String>,
     pub verdict: Option<Verdict>,
@@ -138,7 +141,7 @@ impl Heartbeat {
 macro_rules! jobs_where {
     ($condition:literal $(,)?) => {
         concat!(
-            "SELECT j.id, j.tenant, j.definition, j.phase, j.phase_since_ms, j.attempt, j.queued_at_ms, j.ended_at_ms, j.outcome, ",
+            "SELECT j.id, j.tenant, j.definition, j.phase, j.phase_since_ms, j.attempt, j.queued_at_ms, j.received_at_ms, j.ended_at_ms, j.outcome, ",
             "j.verdict, j.cancel_requested_ms, j.spec, a.executing_at_ms FROM jobs j LEFT JOIN attempts a ",
             "ON a.job_id = j.id AND a.attempt = j.attempt WHERE ",
             $condition
@@ -230,6 +233,7 @@ fn summary(row: &AnyRow) -> Result<JobSummary, Error> {
         phase_since_ms: row.try_get("phase_since_ms")?,
         attempt: number(row, "attempt")?,
         queued_at_ms: row.try_get("queued_at_ms")?,
+        received_at_ms: row.try_get("received_at_ms")?,
         ended_at_ms: row.try_get("ended_at_ms")?,
         outcome: row.try_get("outcome")?,
         verdict: json(row, "verdict")?,

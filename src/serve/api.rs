@@ -2,7 +2,7 @@
 
 use super::Service;
 use crate::{
-    ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Retried},
+    ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Refusal, RefusalFilter, Retried},
     problem::Problem,
     record::wire::AttemptId,
 };
@@ -43,6 +43,14 @@ pub struct HeartbeatPage {
     pub more: bool,
 }
 
+/// A page of what was not taken in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RefusalPage {
+    pub refusals: Vec<Refusal>,
+    /// There may be more behind the last one: ask with its `last_at_ms` and `message_id` as `before_ms` and `before_id`.
+    pub more: bool,
+}
+
 /// What became of a request to cancel or to retry.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Done {
@@ -76,6 +84,16 @@ struct ListQuery {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RefusalQuery {
+    queue: Option<String>,
+    message_id: Option<String>,
+    before_ms: Option<i64>,
+    before_id: Option<String>,
+    limit: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct HeartbeatQuery {
     attempt: Option<u32>,
     after_ms: Option<i64>,
@@ -99,6 +117,7 @@ pub fn routes() -> Router<Arc<Service>> {
         .route("/v1/jobs/{id}/logs", get(logs))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
+        .route("/v1/refusals", get(refusals))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
 }
@@ -118,6 +137,16 @@ async fn jobs(State(service): State<Arc<Service>>, Query(query): Query<ListQuery
 
 async fn job(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
     Ok(Json(service.ledger.job(&id).await?))
+}
+
+async fn refusals(
+    State(service): State<Arc<Service>>,
+    Query(query): Query<RefusalQuery>,
+) -> Result<Json<RefusalPage>, Problem> {
+    let RefusalQuery { queue, message_id, before_ms, before_id, limit } = query;
+    let limit = limit.unwrap_or(PAGE).clamp(1, LONGEST_PAGE);
+    let refusals = service.ledger.refusals(&RefusalFilter { queue, message_id, before_ms, before_id, limit }).await?;
+    Ok(Json(RefusalPage { more: refusals.len() == limit as usize, refusals }))
 }
 
 async fn heartbeats(

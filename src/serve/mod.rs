@@ -1,10 +1,10 @@
 //! The control program at work: assembles the rooms and runs them until it is told to stop.
 //!
 //! ```text
-//!   POST /v1/jobs ──> intake ──> ledger <── dispatch ──> cluster
-//!   /v1/grants, /v1/records ──────^  │                      │
-//!        ^                           └──> api, console      v
-//!        └──────────────────────────────────────────── supervisors
+//!   SQS, POST /v1/jobs ──> intake ──> ledger <── dispatch ──> cluster
+//!   /v1/grants, /v1/records ───────────^  │                      │
+//!        ^                                └──> api, console      v
+//!        └───────────────────────────────────────────────── supervisors
 //! ```
 
 pub mod api;
@@ -46,6 +46,7 @@ pub struct Service {
 pub struct Ready {
     service: Arc<Service>,
     dispatcher: Dispatcher,
+    queues: intake::sqs::Intake,
     listener: TcpListener,
     worker_listener: Option<TcpListener>,
     /// Held as long as we live: one control program on one folder and one ledger file.
@@ -111,10 +112,11 @@ impl Ready {
         };
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
+        let queues = intake::sqs::Intake::open(&settings.queue).await?;
         let service = Arc::new(Service { ledger, key, cluster, wake, terms });
         let holder = uuid::Uuid::new_v4().to_string();
         let retention = settings.retention.clone();
-        Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, holder, retention, address })
+        Ok(Self { service, dispatcher, queues, listener, worker_listener, _locks: locks, holder, retention, address })
     }
 
     /// Serves until `shutdown` says so. Running transfers are left running.
@@ -133,6 +135,8 @@ impl Ready {
             dispatcher.run(until).await;
             Ok(())
         });
+        let (ledger, wake) = (self.service.ledger.clone(), Arc::clone(&self.service.wake));
+        stages.spawn(self.queues.run(ledger, wake, shutdown.clone()));
         stages.spawn(serve(self.listener, people, shutdown.clone()));
         let retention = retention::run(self.service.ledger.clone(), self.holder, self.retention, shutdown.clone());
         stages.spawn(async move {

@@ -1,6 +1,6 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
-use crate::{ledger, record::span::Span};
+use crate::{intake::sqs, ledger, record::span::Span};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -64,6 +64,8 @@ pub struct Settings {
     pub linger: Span,
     /// How long a job that says `fencing: strict` may go on without the ledger.
     pub lease: Span,
+    /// `[[queue]]`: where jobs come from beside HTTP.
+    pub queue: Vec<sqs::settings::Settings>,
     /// `[[cluster]]`: where attempts run.
     pub cluster: Vec<Local>,
 }
@@ -110,6 +112,7 @@ impl Default for Settings {
             report_every: Span(Duration::from_secs(10)),
             linger: Span(Duration::from_secs(600)),
             lease: LEASE,
+            queue: vec![],
             cluster: vec![Local::default()],
         }
     }
@@ -170,6 +173,7 @@ impl Settings {
     /// What can be seen to be wrong before anything is opened.
     pub fn check(&self) -> anyhow::Result<()> {
         self.cluster()?;
+        sqs::settings::check(&self.queue)?;
         if !self.listen.ip().is_loopback() {
             bail!(
                 "listen: {} is open to the network, and this release has no authentication for people; \

@@ -175,7 +175,7 @@ fn mysql() -> Server {
 
 impl Server {
     /// Waits until `hello` goes well; a server that ends before that is told with its log.
-    fn ready(&self, mut hello: impl FnMut() -> Result<Vec<String>, String>) {
+    pub(super) fn ready(&self, mut hello: impl FnMut() -> Result<Vec<String>, String>) {
         let log = self.folder.join("server.log");
         let children = format!("/proc/{0}/task/{0}/children", self.keeper.id());
         wait_for(&format!("the server on port {}", self.port), || {
@@ -192,7 +192,7 @@ impl Server {
 }
 
 /// Starts a server under a keeper, which has the folder from now on.
-fn keep(home: TempDir, signal: &str, server: &Command, port: u16) -> Server {
+pub(super) fn keep(home: TempDir, signal: &str, server: &Command, port: u16) -> Server {
     let folder = home.keep();
     let mut keeper = Command::new("sh");
     keeper.args(["-c", KEEPER, "keeper"]).arg(&folder).arg(signal).arg(server.get_program()).args(server.get_args());
@@ -283,7 +283,7 @@ fn option(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -4,10 +4,12 @@ pub mod container;
 pub mod cut;
 pub mod databases;
 pub mod dev;
+pub mod elasticmq;
 pub mod guest;
 pub mod image;
 pub mod ledgers;
 pub mod names;
+pub mod sqs_proxy;
 pub mod wrong_ledger;
 
 use std::{
@@ -34,6 +36,11 @@ pub fn supervisor() -> PathBuf {
 /// Embulk as `embulk/compose` makes it.
 pub fn embulk() -> PathBuf {
     made("SENDO_EMBULK", "embulk")
+}
+
+/// ElasticMQ's jars as `make elasticmq` fetches them.
+pub fn elasticmq() -> PathBuf {
+    made("SENDO_ELASTICMQ", "elasticmq")
 }
 
 fn made(variable: &str, default: &str) -> PathBuf {

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod dev;
+pub mod dlq;
 pub mod heartbeats;
 pub mod jobs;
 pub mod logs;

@@ -11,6 +11,7 @@ CREATE TABLE jobs (
     phase_since_ms         BIGINT NOT NULL,
     attempt                BIGINT NOT NULL,
     queued_at_ms           BIGINT NOT NULL,
+    received_at_ms         BIGINT NOT NULL,
     not_before_ms          BIGINT NOT NULL,
     ended_at_ms            BIGINT,
     outcome                VARCHAR(32),
