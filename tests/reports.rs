@@ -2,6 +2,7 @@
 //! without leave, and what must be known arrives once the ledger is well, or is left in the termination log.
 
 mod address;
+mod endings;
 mod fencing;
 mod grants;
 mod names;

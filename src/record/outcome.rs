@@ -68,6 +68,20 @@ impl Outcome {
     }
 }
 
+/// A signal of these numbers is a process's own fault, raised by itself or by the kernel in its name (signal(7)).
+pub fn is_own_crash(signal: i32) -> bool {
+    const ILL: i32 = 4;
+    const TRAP: i32 = 5;
+    const ABRT: i32 = 6;
+    const BUS: i32 = 7;
+    const FPE: i32 = 8;
+    const SEGV: i32 = 11;
+    const PIPE: i32 = 13;
+    const XCPU: i32 = 24;
+    const SYS: i32 = 31;
+    matches!(signal, ILL | TRAP | ABRT | BUS | FPE | SEGV | PIPE | XCPU | SYS)
+}
+
 /// How good the evidence for an outcome is. Higher replaces lower, until a successor attempt exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -100,6 +100,9 @@ struct Supervisor {
     prepared: Prepared,
     trouble: Option<String>,
     oom_kills_before: Option<u64>,
+    /// The last child that SIGKILL ended before we sent one.
+    victim: Option<i32>,
+    has_killed: bool,
 }
 
 impl Supervisor {
@@ -135,6 +138,8 @@ impl Supervisor {
             prepared: Prepared::default(),
             trouble: None,
             oom_kills_before: job.and_then(|_| usage::group().oom_kills),
+            victim: None,
+            has_killed: false,
             config,
         })
     }
@@ -211,6 +216,9 @@ impl Supervisor {
             events.push_back(Event::Signal { signal: arrived.signal, ours: descends });
         }
         while let Reaped::One(pid, exit) = child::reap() {
+            if exit == Exit::Signal(phase::SIGKILL) && !self.has_killed {
+                self.victim = Some(pid);
+            }
             if self.child.as_ref().is_some_and(|child| child.pid() == pid) {
                 self.child = None;
                 events.push_back(Event::Exited(exit));
@@ -255,6 +263,7 @@ impl Supervisor {
     /// Carries out one action; what follows from it at once comes back as events.
     fn act(&mut self, action: Action) -> Vec<Event> {
         let at = Millis::from_system(SystemTime::now());
+        self.has_killed |= matches!(action, Action::Send(phase::SIGKILL) | Action::Sweep(phase::SIGKILL));
         match action {
             Action::AskGrant => self.tell(Note::AskGrant),
             Action::Spawn => return vec![self.spawn()],
@@ -350,6 +359,7 @@ impl Supervisor {
             asked_by: &self.senders.evidence(),
             lease: self.alarm.lease(),
             oom_kills,
+            victim: self.victim,
             memory_limit_bytes: group.memory_limit_bytes,
             memory_peak_bytes: group.memory_peak_bytes,
             error: error.as_deref(),

@@ -4,7 +4,7 @@ use super::{
     lease::Lease,
     phase::{Exit, Reason},
 };
-use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict};
+use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict, is_own_crash};
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
 const JVM_OUT_OF_MEMORY: i32 = 3;
@@ -22,6 +22,8 @@ pub struct Evidence<'a> {
     pub lease: Option<&'a Lease>,
     /// How far the kernel's count of kills for memory rose since the start.
     pub oom_kills: Option<u64>,
+    /// A child of ours that SIGKILL ended while we had sent none: the kernel's victim, if it had one.
+    pub victim: Option<i32>,
     pub memory_limit_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
     /// The transfer's own word on its failure.
@@ -48,6 +50,8 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
             .filter(|kills| *kills > 0)
             .map(|kills| format!("the control group's oom_kill rose by {kills}")),
     );
+    let victim = evidence.victim.filter(|_| evidence.oom_kills.is_some_and(|kills| kills > 0));
+    seen.extend(victim.map(|pid| format!("pid {pid}, which we reaped, was ended by a SIGKILL that is not ours")));
     if outcome == Outcome::OutOfMemory {
         seen.extend(evidence.memory_limit_bytes.map(|bytes| format!("memory limit {bytes} bytes")));
         seen.extend(evidence.memory_peak_bytes.map(|bytes| format!("memory peak {bytes} bytes")));
@@ -67,7 +71,7 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
         code: outcome.code().into(),
         summary: summary(&outcome, &evidence),
         evidence: seen,
-        confidence: Confidence::Certain,
+        confidence: confidence(&outcome, &evidence),
         next_action: next_action(&outcome).into(),
     };
     Ending {
@@ -106,8 +110,8 @@ enum OutOf {
 }
 
 fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> Option<OutOf> {
-    let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
-    let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
+    let said = |line: &String| says_out_of_memory(line);
+    let jvm = evidence.error.is_some_and(says_out_of_memory) || evidence.last_lines.iter().any(said);
     let kernel = evidence.oom_kills.is_some_and(|kills| kills > 0);
     match exit {
         Exit::Code(JVM_OUT_OF_MEMORY | 1) if jvm => Some(OutOf::Heap),
@@ -116,6 +120,25 @@ fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> Option<OutOf> {
         }
         _ => None,
     }
+}
+
+/// Whether another cause could look the same to us.
+fn confidence(outcome: &Outcome, evidence: &Evidence<'_>) -> Confidence {
+    let is_certain = match outcome {
+        // Who sent it is nowhere told; the transfer may have killed itself.
+        Outcome::Killed { signal } => is_own_crash(*signal),
+        Outcome::OutOfMemory => match out_of_memory(evidence.exit, evidence) {
+            // The kernel killed something; that the transfer ended by that is concluded where it is not what we reaped.
+            Some(OutOf::Limit) => matches!(evidence.exit, Exit::Signal(libc::SIGKILL)),
+            _ => evidence.error.is_some_and(says_out_of_memory),
+        },
+        _ => true,
+    };
+    if is_certain { Confidence::Certain } else { Confidence::Likely }
+}
+
+fn says_out_of_memory(line: &str) -> bool {
+    line.contains("java.lang.OutOfMemoryError")
 }
 
 fn exit_words(exit: Exit) -> String {
@@ -144,11 +167,17 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
                 "The transfer failed with exit code {exit_code} and gave no reason that we know to read; see its last lines."
             ),
         },
+        Outcome::Killed { signal } if is_own_crash(*signal) => format!("The transfer crashed: signal {signal}."),
         Outcome::Killed { signal } => {
             format!("Something outside the transfer and Sendo killed it with signal {signal}.")
         }
         Outcome::OutOfMemory => match out_of_memory(evidence.exit, evidence) {
-            Some(OutOf::Limit) => "The kernel killed the transfer because its memory limit was reached.".into(),
+            Some(OutOf::Limit) if matches!(evidence.exit, Exit::Signal(_)) => {
+                "The kernel killed the transfer because its memory limit was reached.".into()
+            }
+            Some(OutOf::Limit) => {
+                "The kernel killed a process of the transfer because its memory limit was reached.".into()
+            }
             _ => "The transfer's JVM ran out of heap.".into(),
         },
         Outcome::TimedOut => "The transfer ran until its deadline and was stopped.".into(),
@@ -173,6 +202,9 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
 fn next_action(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Failed { .. } => "Read the last lines, mend the configuration or the data, then retry.",
+        Outcome::Killed { signal } if is_own_crash(*signal) => {
+            "Read the last lines and what the crash left (of a JVM, hs_err_pid*.log), mend it, then retry."
+        }
         Outcome::Killed { .. } => "Look at what else the node ran at that moment.",
         Outcome::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
         Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
@@ -191,12 +223,17 @@ mod tests {
     use super::*;
 
     fn given(exit: Exit, reason: Option<Reason>, oom_kills: Option<u64>, error: Option<&str>) -> Outcome {
+        ending(exit, reason, oom_kills, error).outcome
+    }
+
+    fn ending(exit: Exit, reason: Option<Reason>, oom_kills: Option<u64>, error: Option<&str>) -> Ending {
         let evidence = Evidence {
             exit,
             reason,
             asked_by: &[],
             lease: None,
             oom_kills,
+            victim: oom_kills.map(|_| 4711),
             memory_limit_bytes: None,
             memory_peak_bytes: None,
             error,
@@ -206,7 +243,7 @@ mod tests {
             trouble: None,
             cursor: None,
         };
-        conclude(evidence).outcome
+        conclude(evidence)
     }
 
     #[test]
@@ -222,6 +259,51 @@ mod tests {
         assert_eq!(given(Exit::Signal(9), Some(Reason::Cancelled), Some(1), None), Outcome::Cancelled);
         assert_eq!(given(Exit::Signal(9), Some(Reason::Deadline), None, None), Outcome::TimedOut);
         assert_eq!(given(Exit::Signal(9), Some(Reason::LeaseLost), None, None), Outcome::Fenced);
+    }
+
+    #[test]
+    fn a_crash_is_the_transfers_own_and_a_kill_is_somebody_elses() {
+        for signal in [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL].into_iter().chain([
+            libc::SIGSYS,
+            libc::SIGTRAP,
+            libc::SIGPIPE,
+            libc::SIGXCPU,
+        ]) {
+            let crashed = ending(Exit::Signal(signal), None, None, None);
+            assert_eq!(crashed.outcome, Outcome::Killed { signal });
+            assert_eq!(crashed.verdict.summary, format!("The transfer crashed: signal {signal}."));
+            assert!(crashed.verdict.next_action.starts_with("Read the last lines"), "{}", crashed.verdict.next_action);
+        }
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGHUP] {
+            let killed = ending(Exit::Signal(signal), None, None, None).verdict;
+            assert!(killed.summary.starts_with("Something outside"), "{}", killed.summary);
+            assert_eq!(killed.confidence, Confidence::Likely);
+        }
+    }
+
+    #[test]
+    fn only_what_nothing_else_could_have_brought_about_is_certain() {
+        let heap = Some("java.lang.OutOfMemoryError: Java heap space");
+        for (exit, oom_kills, error, confidence) in [
+            (Exit::Signal(9), Some(1), None, Confidence::Certain),
+            (Exit::Code(137), Some(1), None, Confidence::Likely),
+            (Exit::Code(3), Some(1), None, Confidence::Likely),
+            (Exit::Code(1), Some(1), None, Confidence::Likely),
+            (Exit::Code(3), None, heap, Confidence::Certain),
+            (Exit::Code(2), None, None, Confidence::Certain),
+            (Exit::Signal(11), None, None, Confidence::Certain),
+        ] {
+            assert_eq!(ending(exit, None, oom_kills, error).verdict.confidence, confidence, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_victim_is_named_where_the_kernel_killed() {
+        let names = |oom_kills| {
+            let seen = ending(Exit::Code(1), None, oom_kills, None).verdict.evidence;
+            seen.iter().any(|seen| seen.contains("4711"))
+        };
+        assert!(names(Some(1)) && !names(Some(0)));
     }
 
     #[test]
