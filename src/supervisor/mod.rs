@@ -195,6 +195,7 @@ impl Supervisor {
     /// Turns all that has happened into events.
     fn gather(&mut self, events: &mut VecDeque<Event>) {
         let ours = nix::unistd::getpid().as_raw();
+        let mut signals = vec![];
         for _ in 0..SIGNALS_A_TURN {
             let Ok(Some(arrived)) = self.signals.next() else { break };
             // Blocked, SIGPIPE is queued even where it is ignored (kernel/signal.c, `sig_ignored`): our own output went away, not the transfer's.
@@ -213,8 +214,9 @@ impl Supervisor {
             if descends {
                 tracing::warn!(signal = arrived.signal, sender, "the transfer signalled us; not obeyed");
             }
-            events.push_back(Event::Signal { signal: arrived.signal, ours: descends });
+            signals.push(Event::Signal { signal: arrived.signal, ours: descends });
         }
+        // After the signals, or a SIGCHLD for a later end would be taken with theirs.
         while let Reaped::One(pid, exit) = child::reap() {
             if exit == Exit::Signal(phase::SIGKILL) && !self.has_killed {
                 self.victim = Some(pid);
@@ -226,6 +228,8 @@ impl Supervisor {
                 events.push_back(Event::Reaped);
             }
         }
+        // Behind the transfer's end: who is reaped already cannot be sent anything, and did not end by what we would have sent.
+        events.extend(signals);
         if let Some(relay) = &mut self.relay {
             relay.turn();
         }

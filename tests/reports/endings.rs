@@ -1,8 +1,13 @@
 //! What the ending says of how it came about.
 
-use super::worker::{Worker, ending};
-use crate::env::wrong_ledger::{Reply, WrongLedger};
+use super::worker::{READY, Worker, ending};
+use crate::env::{
+    self, wait_for,
+    wrong_ledger::{Reply, WrongLedger},
+};
+use nix::sys::signal::Signal;
 use serde_json::json;
+use std::fs;
 
 #[test]
 fn a_crash_is_said_to_be_the_transfers_own() {
@@ -18,4 +23,26 @@ fn a_crash_is_said_to_be_the_transfers_own() {
         assert_eq!(ending["outcome"], json!({"kind": "killed", "signal": signal}), "{ending:#}");
         assert_eq!(ending["verdict"]["summary"], summary, "{ending:#}");
     }
+}
+
+#[test]
+fn a_failure_that_comes_together_with_a_term_is_the_transfers_own() {
+    let ledger = WrongLedger::start(Reply::to);
+    let mut worker =
+        Worker::start(&ledger.url, &format!("echo transfer $$; {READY}; exit 3"), &[("SENDO_ON_TERM", "stop")]);
+    worker.says("ready");
+    let transfer = worker.says("transfer ").parse().unwrap();
+    // Stopped, it finds both when it goes on.
+    env::kill(worker.pid(), Signal::SIGSTOP);
+    let status = format!("/proc/{}/status", worker.pid());
+    wait_for("the stop", || fs::read_to_string(&status).unwrap().contains("State:\tT").then_some(()));
+    env::kill(worker.pid(), Signal::SIGTERM);
+    worker.open();
+    wait_for("the transfer to end", || (!env::is_alive(transfer)).then_some(()));
+    env::kill(worker.pid(), Signal::SIGCONT);
+    assert_eq!(worker.end(), Some(3), "{}", worker.text("stderr"));
+    let ending = ending(&ledger.asked());
+    assert_eq!(ending["outcome"], json!({"kind": "failed", "exit_code": 3}), "{ending:#}");
+    let evidence = ending["verdict"]["evidence"].to_string();
+    assert!(evidence.contains("SIGTERM from pid") && !evidence.contains("we ended it"), "{evidence}");
 }
