@@ -283,6 +283,9 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
             drain.terms += 1;
             if drain.terms >= 2 {
                 drain.kill_at = Some(now);
+            } else {
+                // A drain that something else began: the place's grace begins with this one.
+                drain.hasten(asked_to_go(plan, now));
             }
         }
         Event::Signal { signal, .. } => actions.push(Action::Send(signal)),

@@ -111,6 +111,22 @@ fn the_operators_term_and_the_cancel_directive_are_one_cancel() {
 }
 
 #[test]
+fn a_term_in_another_reasons_drain_starts_its_own_grace() {
+    let brief = Plan { grace: Some(Duration::from_secs(5)), ..plan(true) };
+    let begin = [Event::Begin, Event::Granted, Event::Spawned];
+    for before in [Event::Told(Directive::Cancel), Event::Stalled, Event::StopBy(Instant::now() + brief.linger)] {
+        let (state, _) = play(&brief, [&begin[..], &[before.clone()]].concat());
+        let State::Draining(earlier) = state.clone() else { panic!("{state:?}") };
+        let now = Instant::now();
+        let (state, _) = step(&brief, state, term(false), now);
+        let State::Draining(drain) = state else { panic!("{state:?}") };
+        assert_eq!((drain.reason, drain.terms), (earlier.reason, 1));
+        assert_eq!(drain.gone_by, Some(now + Duration::from_secs(5)), "{before:?}");
+        assert!(drain.kill_at < drain.gone_by && drain.kill_at < earlier.kill_at, "{before:?}: {drain:?}");
+    }
+}
+
+#[test]
 fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
     let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
     let conclude = |more: Vec<Event>| {
