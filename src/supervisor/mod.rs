@@ -156,7 +156,7 @@ impl Supervisor {
                 }
             }
             if let State::Done { code } = state {
-                self.flush();
+                self.flush(phase::FLUSH_LIMIT);
                 if let Some(reporter) = self.reporter.take() {
                     reporter.stop(FAREWELL);
                 }
@@ -277,8 +277,8 @@ impl Supervisor {
                 tracing::info!(job = self.job(), phase = phase.as_str(), reason);
                 self.tell(Note::Phase { at, phase, reason });
             }
-            Action::Conclude { exit, reason } => {
-                self.flush();
+            Action::Conclude { exit, reason, flush } => {
+                self.flush(flush);
                 let ending = self.conclude(exit, reason);
                 tracing::info!(job = self.job(), outcome = ending.outcome.code(), "ended");
                 self.prepared.clean_up();
@@ -293,9 +293,9 @@ impl Supervisor {
     }
 
     /// What the transfer wrote last is still in the pipes.
-    fn flush(&mut self) {
+    fn flush(&mut self, limit: Duration) {
         if let Some(mut relay) = self.relay.take() {
-            relay.finish();
+            relay.finish(limit);
         }
     }
 

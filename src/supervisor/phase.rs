@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Leftovers of an ended transfer get this long after TERM.
 const SWEEP_MARGIN: Duration = Duration::from_secs(2);
+/// At the end, how long a stuck reader of our output may keep us.
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 pub const SIGINT: i32 = libc::SIGINT;
 pub const SIGKILL: i32 = libc::SIGKILL;
@@ -175,6 +177,8 @@ pub enum Action {
     Conclude {
         exit: Exit,
         reason: Option<Reason>,
+        /// What the transfer wrote last may take this long to pass on.
+        flush: Duration,
     },
     /// Leave a hint of why nothing ran.
     Hint(String),
@@ -353,7 +357,10 @@ fn swept(plan: &Plan, sweep: &Sweep, now: Instant) -> (State, Vec<Action>) {
     }
     let until = now + plan.linger;
     let until = sweep.gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
-    (State::Lingering { code, until }, vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason }])
+    // The other half is for the reports.
+    let flush =
+        sweep.gone_by.map_or(FLUSH_LIMIT, |gone_by| FLUSH_LIMIT.min(gone_by.saturating_duration_since(now) / 2));
+    (State::Lingering { code, until }, vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason, flush }])
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::env::{
 };
 use nix::sys::signal::Signal;
 use serde_json::json;
-use std::fs;
+use std::{fs, time::Duration};
 
 #[test]
 fn a_crash_is_said_to_be_the_transfers_own() {
@@ -45,4 +45,22 @@ fn a_failure_that_comes_together_with_a_term_is_the_transfers_own() {
     assert_eq!(ending["outcome"], json!({"kind": "failed", "exit_code": 3}), "{ending:#}");
     let evidence = ending["verdict"]["evidence"].to_string();
     assert!(evidence.contains("SIGTERM from pid") && !evidence.contains("we ended it"), "{evidence}");
+}
+
+#[test]
+fn a_reader_that_is_stuck_takes_no_more_than_its_share_of_the_time_for_the_ending() {
+    // A report is always under way, and the ending goes when it is given up.
+    let late = Duration::from_secs(3600);
+    let ledger = WrongLedger::start(move |asked| match Reply::to(asked) {
+        Reply::Well(body) if !asked.is_grant() && !asked.brings("ending") => Reply::Late(late, body),
+        reply => reply,
+    });
+    // Less than what a stuck reader gets where there is time.
+    let more = [("SENDO_ON_TERM", "stop"), ("SENDO_GRACE", "4s")];
+    let mut worker = Worker::start_unread(&ledger.url, "exec yes", &more);
+    ledger.wait("a report", |asked| !asked.is_grant());
+    env::kill(worker.pid(), Signal::SIGTERM);
+    assert_eq!(worker.end(), Some(143), "{}", worker.text("stderr"));
+    let ending = ending(&ledger.asked());
+    assert_eq!(ending["outcome"]["kind"], "drained", "{ending:#}");
 }

@@ -41,7 +41,7 @@ fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
         vec![Event::Begin, Event::Granted, Event::Spawned, Event::Exited(end), Event::NothingLeft, Event::Receipt],
     );
     assert_eq!(state, State::Done { code: 3 });
-    let conclude = Action::Conclude { exit: end, reason: None };
+    let conclude = Action::Conclude { exit: end, reason: None, flush: FLUSH_LIMIT };
     let report = Action::Report(Phase::Executing, "started");
     assert_eq!(actions, [Action::AskGrant, Action::Spawn, report, Action::Sweep(SIGTERM), conclude]);
 }
@@ -127,6 +127,18 @@ fn a_term_in_another_reasons_drain_starts_its_own_grace() {
 }
 
 #[test]
+fn a_stuck_reader_gets_half_of_the_time_that_is_left_at_the_most() {
+    let begin = [Event::Begin, Event::Granted, Event::Spawned, term(false), Event::Exited(Exit::Code(0))];
+    let (state, _) = play(&plan(true), begin.to_vec());
+    let State::Sweeping(Sweep { gone_by: Some(gone_by), .. }) = state else { panic!("{state:?}") };
+    for (left, expected) in [(3600, FLUSH_LIMIT), (6, Duration::from_secs(3)), (0, Duration::ZERO)] {
+        let now = gone_by - Duration::from_secs(left);
+        let (_, actions) = step(&plan(true), state.clone(), Event::NothingLeft, now);
+        assert!(matches!(actions[..], [Action::Conclude { flush, .. }] if flush == expected), "{left}: {actions:?}");
+    }
+}
+
+#[test]
 fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
     let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
     let conclude = |more: Vec<Event>| {
@@ -134,9 +146,12 @@ fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
             play(&plan(true), [begin.clone(), more, vec![Event::Exited(Exit::Code(1)), Event::NothingLeft]].concat());
         actions.into_iter().find(|action| matches!(action, Action::Conclude { .. }))
     };
-    assert_eq!(conclude(vec![]), Some(Action::Conclude { exit: Exit::Code(1), reason: None }));
+    assert_eq!(conclude(vec![]), Some(Action::Conclude { exit: Exit::Code(1), reason: None, flush: FLUSH_LIMIT }));
     let killed = conclude(vec![term(false)]);
-    assert_eq!(killed, Some(Action::Conclude { exit: Exit::Code(1), reason: Some(Reason::AskedToGo) }));
+    assert_eq!(
+        killed,
+        Some(Action::Conclude { exit: Exit::Code(1), reason: Some(Reason::AskedToGo), flush: FLUSH_LIMIT })
+    );
 }
 
 #[test]
@@ -173,7 +188,8 @@ fn a_lease_that_is_over_kills_at_once_wherever_the_transfer_stands() {
         let (state, actions) = step(&plan(true), state, Event::Exited(Exit::Signal(SIGKILL)), Instant::now());
         assert_eq!(actions, [Action::Sweep(SIGKILL)], "no TERM for what is left");
         let (state, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-        let conclude = Action::Conclude { exit: Exit::Signal(SIGKILL), reason: Some(Reason::LeaseLost) };
+        let conclude =
+            Action::Conclude { exit: Exit::Signal(SIGKILL), reason: Some(Reason::LeaseLost), flush: FLUSH_LIMIT };
         assert_eq!(actions, [conclude]);
         assert!(matches!(state, State::Lingering { code: 137, .. }), "{state:?}");
     }
@@ -185,7 +201,7 @@ fn a_lease_that_is_over_kills_what_an_ended_transfer_left_and_not_its_success() 
     let (state, actions) = play(&plan(true), [begin, vec![Event::LeaseOver]].concat());
     assert_eq!(actions.last(), Some(&Action::Sweep(SIGKILL)));
     let (_, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-    assert_eq!(actions, [Action::Conclude { exit: Exit::Code(0), reason: None }]);
+    assert_eq!(actions, [Action::Conclude { exit: Exit::Code(0), reason: None, flush: FLUSH_LIMIT }]);
 }
 
 #[test]
