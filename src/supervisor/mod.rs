@@ -277,9 +277,9 @@ impl Supervisor {
                 tracing::info!(job = self.job(), phase = phase.as_str(), reason);
                 self.tell(Note::Phase { at, phase, reason });
             }
-            Action::Conclude { exit, reason, flush } => {
+            Action::Conclude { exit, reason, incomplete, flush } => {
                 self.flush(flush);
-                let ending = self.conclude(exit, reason);
+                let ending = self.conclude(exit, reason, incomplete);
                 tracing::info!(job = self.job(), outcome = ending.outcome.code(), "ended");
                 self.prepared.clean_up();
                 self.tell(Note::Ended { at, ending: Box::new(ending) });
@@ -345,7 +345,7 @@ impl Supervisor {
         Child::spawn(transfer).with_context(|| format!("start `{}`", program.to_string_lossy()))
     }
 
-    fn conclude(&self, exit: Exit, reason: Option<phase::Reason>) -> Ending {
+    fn conclude(&self, exit: Exit, reason: Option<phase::Reason>, incomplete: bool) -> Ending {
         let last_lines: Vec<String> = self.seen.last_lines().iter().map(|line| self.prepared.redact(line)).collect();
         let group = usage::group();
         let oom_kills = group.oom_kills.zip(self.oom_kills_before).map(|(now, before)| now.saturating_sub(before));
@@ -364,6 +364,7 @@ impl Supervisor {
             lease: self.alarm.lease(),
             oom_kills,
             victim: self.victim,
+            left: incomplete.then(child::left),
             memory_limit_bytes: group.memory_limit_bytes,
             memory_peak_bytes: group.memory_peak_bytes,
             error: error.as_deref(),

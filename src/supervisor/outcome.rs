@@ -24,6 +24,8 @@ pub struct Evidence<'a> {
     pub oom_kills: Option<u64>,
     /// A child of ours that SIGKILL ended while we had sent none: the kernel's victim, if it had one.
     pub victim: Option<i32>,
+    /// What would not end: how many, or 0 where nobody can count them.
+    pub left: Option<usize>,
     pub memory_limit_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
     /// The transfer's own word on its failure.
@@ -44,6 +46,7 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
     seen.extend(evidence.reason.map(|reason| format!("we ended it: {}", reason.as_str())));
     seen.extend(evidence.lease.filter(|_| evidence.reason == Some(Reason::LeaseLost)).map(Lease::evidence));
     seen.extend_from_slice(evidence.asked_by);
+    seen.extend(evidence.left.map(|left| left_words(left, evidence.lease.is_some())));
     seen.extend(
         evidence
             .oom_kills
@@ -149,6 +152,16 @@ fn exit_words(exit: Exit) -> String {
     }
 }
 
+fn left_words(left: usize, strict: bool) -> String {
+    let who = match left {
+        0 => "some processes".to_owned(),
+        1 => "1 process".to_owned(),
+        left => format!("{left} processes"),
+    };
+    let but = if strict { "; this ending is no proof that nothing of it runs" } else { "" };
+    format!("{who} of what it left behind could not be ended{but}")
+}
+
 fn commit_words(commit: &Commit) -> String {
     let state = match commit.state {
         CommitState::NotBegun => "its commit had not begun",
@@ -234,6 +247,7 @@ mod tests {
             lease: None,
             oom_kills,
             victim: oom_kills.map(|_| 4711),
+            left: None,
             memory_limit_bytes: None,
             memory_peak_bytes: None,
             error,

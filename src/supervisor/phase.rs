@@ -22,6 +22,10 @@ use std::time::{Duration, Instant};
 
 /// Leftovers of an ended transfer get this long after TERM.
 const SWEEP_MARGIN: Duration = Duration::from_secs(2);
+/// From their KILL until we end without them: in an uninterruptible sleep, or not ours to kill.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+/// What is killed needs a moment to be gone, even where there is no time left.
+const KILL_MARGIN: Duration = Duration::from_secs(1);
 /// At the end, how long a stuck reader of our output may keep us.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
@@ -107,6 +111,8 @@ pub struct Sweep {
     pub reason: Option<Reason>,
     pub kill_at: Instant,
     pub killed: bool,
+    /// They do not end, and we go without them.
+    pub give_up_at: Instant,
     /// When the place must be empty.
     pub gone_by: Option<Instant>,
 }
@@ -177,6 +183,8 @@ pub enum Action {
     Conclude {
         exit: Exit,
         reason: Option<Reason>,
+        /// Some of what it left behind did not end.
+        incomplete: bool,
         /// What the transfer wrote last may take this long to pass on.
         flush: Duration,
     },
@@ -197,7 +205,7 @@ impl State {
                 let deadline = drain.deadline.filter(|_| drain.sent.is_none());
                 term_at.into_iter().chain(kill_at).chain(deadline).min()
             }
-            Self::Sweeping(sweep) => (!sweep.killed).then_some(sweep.kill_at),
+            Self::Sweeping(sweep) => Some(if sweep.killed { sweep.give_up_at } else { sweep.kill_at }),
         }
     }
 }
@@ -317,50 +325,69 @@ fn ended(
     at_once: bool,
     now: Instant,
 ) -> (State, Vec<Action>) {
-    let sweep = Sweep { exit, reason, kill_at: now + SWEEP_MARGIN, killed: at_once, gone_by };
+    let kill_at = if at_once { now } else { now + SWEEP_MARGIN };
+    let mut sweep = Sweep { exit, reason, kill_at, killed: at_once, give_up_at: kill_at + SWEEP_LIMIT, gone_by };
+    sweep.hasten(now);
     (State::Sweeping(sweep), vec![Action::Sweep(if at_once { SIGKILL } else { SIGTERM })])
 }
 
 fn sweeping(plan: &Plan, mut sweep: Sweep, event: Event, now: Instant) -> (State, Vec<Action>) {
     let mut actions = vec![];
     match event {
-        Event::NothingLeft => return swept(plan, &sweep, now),
-        Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions),
+        Event::NothingLeft => return swept(plan, &sweep, false, now),
+        Event::Tick if sweep.killed && now >= sweep.give_up_at => return swept(plan, &sweep, true, now),
+        Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions, now),
         // A leftover's child became ours when its parent died: it goes the same way.
         Event::Reaped if sweep.killed => actions.push(Action::Sweep(SIGKILL)),
         // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
         Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
             sweep.gone_by = sweep.gone_by.into_iter().chain([now + RESERVE]).min();
+            sweep.hasten(now);
         }
         Event::Told(Directive::Superseded) => {
             sweep.reason = Some(Reason::Superseded);
-            sweep.kill(&mut actions);
+            sweep.kill(&mut actions, now);
         }
         // The transfer itself has ended in time; how, stays as it is.
-        Event::LeaseOver => sweep.kill(&mut actions),
+        Event::LeaseOver => sweep.kill(&mut actions, now),
         _ => {}
     }
     (State::Sweeping(sweep), actions)
 }
 
 impl Sweep {
-    fn kill(&mut self, actions: &mut Vec<Action>) {
+    fn kill(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        if !self.killed {
+            self.give_up_at = self.give_up_at.clamp(now + KILL_MARGIN, now + SWEEP_LIMIT);
+        }
         self.killed = true;
         actions.push(Action::Sweep(SIGKILL));
     }
+
+    /// Half of what is left is for the ending: what is still in the pipes, and the reports.
+    fn hasten(&mut self, now: Instant) {
+        if let Some(left) = self.gone_by.map(|gone_by| gone_by.saturating_duration_since(now)) {
+            self.kill_at = self.kill_at.min(now + left / 4);
+            self.give_up_at = self.give_up_at.min(now + KILL_MARGIN.max(left / 2));
+        }
+    }
 }
 
-fn swept(plan: &Plan, sweep: &Sweep, now: Instant) -> (State, Vec<Action>) {
+fn swept(plan: &Plan, sweep: &Sweep, incomplete: bool, now: Instant) -> (State, Vec<Action>) {
     let code = if sweep.reason == Some(Reason::Superseded) { NO_LEAVE } else { sweep.exit.code() };
     if !plan.job {
-        return (State::Done { code }, vec![]);
+        let hint = incomplete.then(|| Action::Hint("what the command left behind could not be ended".into()));
+        return (State::Done { code }, hint.into_iter().collect());
     }
     let until = now + plan.linger;
     let until = sweep.gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
     // The other half is for the reports.
     let flush =
         sweep.gone_by.map_or(FLUSH_LIMIT, |gone_by| FLUSH_LIMIT.min(gone_by.saturating_duration_since(now) / 2));
-    (State::Lingering { code, until }, vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason, flush }])
+    (
+        State::Lingering { code, until },
+        vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason, incomplete, flush }],
+    )
 }
 
 #[cfg(test)]

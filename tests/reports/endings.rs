@@ -3,10 +3,10 @@
 use super::worker::{READY, Worker, ending};
 use crate::env::{
     self, wait_for,
-    wrong_ledger::{Reply, WrongLedger},
+    wrong_ledger::{Asked, Reply, WrongLedger},
 };
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{fs, time::Duration};
 
 #[test]
@@ -63,4 +63,33 @@ fn a_reader_that_is_stuck_takes_no_more_than_its_share_of_the_time_for_the_endin
     assert_eq!(worker.end(), Some(143), "{}", worker.text("stderr"));
     let ending = ending(&ledger.asked());
     assert_eq!(ending["outcome"]["kind"], "drained", "{ending:#}");
+}
+
+/// As root without the right to signal others' processes; the transfer leaves one.
+fn leaves_what_it_may_not_kill(more: &[(&str, &str)], reply: fn(&Asked) -> Reply) -> (Option<i32>, Value) {
+    let ledger = WrongLedger::start(reply);
+    let script = "setsid setpriv --reuid=65534 --clear-groups sh -c 'echo left $$; exec sleep 100' & \
+        until [ -e gate ]; do sleep 0.05; done; exit 3";
+    let mut worker = Worker::start_powerless(&ledger.url, script, more);
+    let left: i32 = worker.says("left ").parse().unwrap();
+    worker.open();
+    let code = worker.end();
+    assert!(env::is_alive(left), "the control: it does not end");
+    env::kill(left, Signal::SIGKILL);
+    (code, ending(&ledger.asked()))
+}
+
+#[test]
+fn what_cannot_be_ended_is_told_and_holds_up_no_ending() {
+    let (code, ending) = leaves_what_it_may_not_kill(&[], Reply::to);
+    assert_eq!((code, &ending["outcome"]), (Some(3), &json!({"kind": "failed", "exit_code": 3})), "{ending:#}");
+    let seen = json!("1 process of what it left behind could not be ended");
+    assert!(ending["verdict"]["evidence"].as_array().unwrap().contains(&seen), "{ending:#}");
+}
+
+#[test]
+fn under_a_lease_an_ending_that_leaves_something_is_said_to_be_no_proof() {
+    let leased = |asked: &Asked| if asked.is_grant() { Reply::leased(Duration::from_secs(60)) } else { Reply::go_on() };
+    let (_, ending) = leaves_what_it_may_not_kill(&[("SENDO_FENCING", "strict")], leased);
+    assert!(ending["verdict"]["evidence"].to_string().contains("is no proof that nothing of it runs"), "{ending:#}");
 }

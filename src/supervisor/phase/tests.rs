@@ -41,7 +41,7 @@ fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
         vec![Event::Begin, Event::Granted, Event::Spawned, Event::Exited(end), Event::NothingLeft, Event::Receipt],
     );
     assert_eq!(state, State::Done { code: 3 });
-    let conclude = Action::Conclude { exit: end, reason: None, flush: FLUSH_LIMIT };
+    let conclude = Action::Conclude { exit: end, reason: None, incomplete: false, flush: FLUSH_LIMIT };
     let report = Action::Report(Phase::Executing, "started");
     assert_eq!(actions, [Action::AskGrant, Action::Spawn, report, Action::Sweep(SIGTERM), conclude]);
 }
@@ -139,6 +139,37 @@ fn a_stuck_reader_gets_half_of_the_time_that_is_left_at_the_most() {
 }
 
 #[test]
+fn what_cannot_be_killed_is_left_after_a_time_and_the_ending_says_so() {
+    for (job, asked, at_the_latest) in [
+        (true, vec![], Duration::from_secs(60)),
+        (false, vec![], Duration::from_secs(60)),
+        // Half of the grace stays for the ending.
+        (true, vec![term(false)], Duration::from_secs(2)),
+    ] {
+        let plan = Plan { grace: Some(Duration::from_secs(4)), ..plan(job) };
+        let begin = [Event::Begin, Event::Granted, Event::Spawned];
+        let (state, _) = play(&plan, [&begin[..], &asked].concat());
+        let gone_by = if let State::Draining(drain) = &state { drain.gone_by } else { None };
+        let now = gone_by.map_or_else(Instant::now, |gone_by| gone_by - Duration::from_secs(4));
+        let (mut state, _) = step(&plan, state, Event::Exited(Exit::Code(0)), now);
+        let mut all = vec![];
+        let mut last = now;
+        while matches!(state, State::Sweeping(_)) {
+            last = state.wake_at().unwrap();
+            let (next, actions) = step(&plan, state, Event::Tick, last);
+            state = next;
+            all.extend(actions);
+        }
+        assert_eq!(all.first(), Some(&Action::Sweep(SIGKILL)));
+        match all.last() {
+            Some(Action::Conclude { incomplete, .. }) => assert!(job && *incomplete),
+            other => assert!(!job && matches!(other, Some(Action::Hint(_))), "{other:?}"),
+        }
+        assert!(last <= now + at_the_latest && gone_by.is_none_or(|gone_by| last < gone_by), "{asked:?}");
+    }
+}
+
+#[test]
 fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
     let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
     let conclude = |more: Vec<Event>| {
@@ -146,11 +177,19 @@ fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
             play(&plan(true), [begin.clone(), more, vec![Event::Exited(Exit::Code(1)), Event::NothingLeft]].concat());
         actions.into_iter().find(|action| matches!(action, Action::Conclude { .. }))
     };
-    assert_eq!(conclude(vec![]), Some(Action::Conclude { exit: Exit::Code(1), reason: None, flush: FLUSH_LIMIT }));
+    assert_eq!(
+        conclude(vec![]),
+        Some(Action::Conclude { exit: Exit::Code(1), reason: None, incomplete: false, flush: FLUSH_LIMIT })
+    );
     let killed = conclude(vec![term(false)]);
     assert_eq!(
         killed,
-        Some(Action::Conclude { exit: Exit::Code(1), reason: Some(Reason::AskedToGo), flush: FLUSH_LIMIT })
+        Some(Action::Conclude {
+            exit: Exit::Code(1),
+            reason: Some(Reason::AskedToGo),
+            incomplete: false,
+            flush: FLUSH_LIMIT
+        })
     );
 }
 
@@ -188,8 +227,12 @@ fn a_lease_that_is_over_kills_at_once_wherever_the_transfer_stands() {
         let (state, actions) = step(&plan(true), state, Event::Exited(Exit::Signal(SIGKILL)), Instant::now());
         assert_eq!(actions, [Action::Sweep(SIGKILL)], "no TERM for what is left");
         let (state, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-        let conclude =
-            Action::Conclude { exit: Exit::Signal(SIGKILL), reason: Some(Reason::LeaseLost), flush: FLUSH_LIMIT };
+        let conclude = Action::Conclude {
+            exit: Exit::Signal(SIGKILL),
+            reason: Some(Reason::LeaseLost),
+            incomplete: false,
+            flush: FLUSH_LIMIT,
+        };
         assert_eq!(actions, [conclude]);
         assert!(matches!(state, State::Lingering { code: 137, .. }), "{state:?}");
     }
@@ -201,7 +244,10 @@ fn a_lease_that_is_over_kills_what_an_ended_transfer_left_and_not_its_success() 
     let (state, actions) = play(&plan(true), [begin, vec![Event::LeaseOver]].concat());
     assert_eq!(actions.last(), Some(&Action::Sweep(SIGKILL)));
     let (_, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-    assert_eq!(actions, [Action::Conclude { exit: Exit::Code(0), reason: None, flush: FLUSH_LIMIT }]);
+    assert_eq!(
+        actions,
+        [Action::Conclude { exit: Exit::Code(0), reason: None, incomplete: false, flush: FLUSH_LIMIT }]
+    );
 }
 
 #[test]
