@@ -23,13 +23,13 @@ mod user;
 use crate::record::{
     Millis, hexadecimal,
     outcome::{Commit, Ending},
-    wire::Grant,
+    wire::{Directive, Grant},
 };
 use anyhow::Context as _;
 use child::{Child, Reaped, Transfer};
 use config::{Asked, Config};
 use grant::Prepared;
-use lease::Alarm;
+use lease::{Alarm, Lease};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use phase::{Action, Event, Exit, Plan, State};
 use relay::{Relay, Seen};
@@ -152,7 +152,8 @@ impl Supervisor {
                 let (next, actions) = phase::step(&self.plan, state, event, Instant::now());
                 state = next;
                 for action in actions {
-                    events.extend(self.act(action));
+                    // Before all that came together with its cause: a start is told before the drain that is due already.
+                    self.act(action).into_iter().rev().for_each(|event| events.push_front(event));
                 }
             }
             if let State::Done { code } = state {
@@ -233,14 +234,16 @@ impl Supervisor {
         if let Some(relay) = &mut self.relay {
             relay.turn();
         }
-        let news = self.reporter.as_ref().map(Reporter::news).unwrap_or_default();
-        for news in news {
-            events.extend(self.understand(news));
-        }
+        events.extend(self.news());
         // After the news: it may have been renewed while we slept.
         if self.alarm.rings() {
             events.push_back(Event::LeaseOver);
         }
+    }
+
+    fn news(&mut self) -> Vec<Event> {
+        let news = self.reporter.as_ref().map(Reporter::news).unwrap_or_default();
+        news.into_iter().filter_map(|news| self.understand(news)).collect()
     }
 
     fn understand(&mut self, news: News) -> Option<Event> {
@@ -270,7 +273,7 @@ impl Supervisor {
         self.has_killed |= matches!(action, Action::Send(phase::SIGKILL) | Action::Sweep(phase::SIGKILL));
         match action {
             Action::AskGrant => self.tell(Note::AskGrant),
-            Action::Spawn => return vec![self.spawn()],
+            Action::Spawn => return self.spawn(),
             Action::Send(signal) => self.child.iter().for_each(|child| child.signal_group(signal)),
             Action::Sweep(signal) => child::signal_children(signal),
             Action::Report(phase, reason) => {
@@ -309,8 +312,20 @@ impl Supervisor {
         Some(self.config.job.as_ref()?.id.job.as_str())
     }
 
-    fn spawn(&mut self) -> Event {
-        match self.try_spawn() {
+    fn spawn(&mut self) -> Vec<Event> {
+        let prepared = self.prepare();
+        // A slow disk may have taken all of the lease, or the ledger has renewed it meanwhile.
+        let news = self.news();
+        if self.alarm.lease().is_some_and(Lease::is_over) || news.contains(&Event::Told(Directive::Superseded)) {
+            self.prepared.clean_up();
+            return vec![Event::TooLate];
+        }
+        let child = prepared.and_then(|()| self.start());
+        [vec![self.started(child)], news].concat()
+    }
+
+    fn started(&mut self, child: anyhow::Result<Child>) -> Event {
+        match child {
             Ok(child) => {
                 self.child = Some(child);
                 if let Some(job) = &self.config.job {
@@ -327,10 +342,14 @@ impl Supervisor {
         }
     }
 
-    fn try_spawn(&mut self) -> anyhow::Result<Child> {
+    fn prepare(&mut self) -> anyhow::Result<()> {
         if let (Some(job), Some(grant)) = (&self.config.job, &self.grant) {
             self.prepared = Prepared::new(grant, &self.nonce, &job.work_dir, &job.secrets_dir, self.config.user)?;
         }
+        Ok(())
+    }
+
+    fn start(&mut self) -> anyhow::Result<Child> {
         let output = if self.config.relay {
             let (relay, output) = Relay::new(Arc::clone(&self.seen)).context("relay the output")?;
             self.relay = Some(relay);

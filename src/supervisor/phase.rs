@@ -146,6 +146,8 @@ pub enum Event {
     /// No leave, for good.
     Refused(String),
     Spawned,
+    /// Our leave was over when the transfer was to be started: it was not.
+    TooLate,
     /// A signal to us; `ours` if one of our own descendants sent it.
     Signal {
         signal: i32,
@@ -235,8 +237,11 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Instant) -> (State, Ve
     }
 }
 
+fn nothing_ran(why: String) -> (State, Vec<Action>) {
+    (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)])
+}
+
 fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Vec<Action>) {
-    let nothing_ran = |why: String| (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)]);
     match event {
         Event::Granted => (State::Running { deadline: plan.deadline.map(|span| now + span) }, vec![Action::Spawn]),
         Event::Refused(why) => nothing_ran(format!("{why}; nothing was run")),
@@ -254,6 +259,7 @@ fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -
     let goes_on = State::Running { deadline };
     let drain = match event {
         Event::Spawned if plan.job => return (goes_on, vec![Action::Report(Phase::Executing, "started")]),
+        Event::TooLate => return nothing_ran("its leave was over before it could be started; nothing was run".into()),
         Event::Exited(exit) => return ended(exit, None, None, false, now),
         Event::Signal { signal, .. } if !plan.job => {
             let kill_at = plan.grace.map(|grace| now + grace);

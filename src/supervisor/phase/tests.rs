@@ -56,6 +56,13 @@ fn without_leave_nothing_runs_and_75_says_so() {
 }
 
 #[test]
+fn a_start_that_came_too_late_is_none() {
+    let (state, actions) = play(&plan(true), vec![Event::Begin, Event::Granted, Event::TooLate]);
+    assert_eq!(state, State::Done { code: NO_LEAVE });
+    assert!(matches!(actions[..], [Action::AskGrant, Action::Spawn, Action::Hint(_)]), "{actions:?}");
+}
+
+#[test]
 fn a_plain_init_passes_term_on_at_once_and_kills_only_with_a_grace() {
     let plain = plan(false);
     let (state, actions) = play(&plain, vec![Event::Begin, term(false), term(false)]);
