@@ -53,7 +53,7 @@ pub enum Reaped {
     NothingLeft,
 }
 
-/// Makes orphans ours where we are not PID 1, hides our memory and environment from the transfer, and keeps SIGCHLD coming.
+/// Makes orphans ours where we are not PID 1, and keeps SIGCHLD coming.
 pub fn become_reaper() -> anyhow::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).context("become the subreaper")?;
     // SAFETY: no handler is installed; SIGCHLD ignored by whoever started us would let the kernel reap in our place.
@@ -286,17 +286,19 @@ pub fn left() -> usize {
     children().map_or(0, Iterator::count)
 }
 
-/// Signals each child that we have: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
-pub fn signal_children(signal: i32) {
+/// Signals each child that we have and that is `meant`: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
+pub fn signal_children(signal: i32, mut meant: impl FnMut(i32) -> bool) {
     if !have_child(libc::P_ALL, 0) {
         return;
     }
     let Some(children) = children() else {
-        // SAFETY: to everybody in our namespace but us, who are its PID 1.
-        unsafe { libc::kill(-1, signal) };
+        if meant(-1) {
+            // SAFETY: to everybody in our namespace but us, who are its PID 1.
+            unsafe { libc::kill(-1, signal) };
+        }
         return;
     };
-    for pid in children {
+    for pid in children.filter(|pid| meant(*pid)) {
         // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
         unsafe { libc::kill(pid, signal) };
     }

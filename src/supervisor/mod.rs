@@ -37,7 +37,7 @@ use report::{News, Note, Reporter};
 use senders::Senders;
 use signals::Signals;
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     ffi::OsString,
     os::fd::AsFd as _,
     sync::Arc,
@@ -103,6 +103,8 @@ struct Supervisor {
     /// The last child that SIGKILL ended before we sent one.
     victim: Option<i32>,
     has_killed: bool,
+    /// Leftovers that have had their TERM.
+    asked: HashSet<i32>,
 }
 
 impl Supervisor {
@@ -140,6 +142,7 @@ impl Supervisor {
             oom_kills_before: job.and_then(|_| usage::group().oom_kills),
             victim: None,
             has_killed: false,
+            asked: HashSet::new(),
             config,
         })
     }
@@ -164,10 +167,15 @@ impl Supervisor {
                 return code;
             }
             if matches!(state, State::Sweeping(_)) {
-                match child::reap() {
+                // All of them, and then one look for their children: a look goes through all of /proc.
+                let mut reaped = self.reap_leftover();
+                let any = matches!(reaped, Reaped::One(..));
+                while matches!(reaped, Reaped::One(..)) {
+                    reaped = self.reap_leftover();
+                }
+                match reaped {
                     Reaped::NothingLeft => events.push_back(Event::NothingLeft),
-                    Reaped::One(..) => events.push_back(Event::Reaped),
-                    Reaped::NoneYet => {}
+                    _ => events.extend(any.then_some(Event::Reaped)),
                 }
             }
             if events.is_empty() {
@@ -176,6 +184,15 @@ impl Supervisor {
                 events.push_back(Event::Tick);
             }
         }
+    }
+
+    /// Its number may come again.
+    fn reap_leftover(&mut self) -> Reaped {
+        let reaped = child::reap();
+        if let Reaped::One(pid, _) = reaped {
+            self.asked.remove(&pid);
+        }
+        reaped
     }
 
     /// Sleeps until something happens.
@@ -219,6 +236,7 @@ impl Supervisor {
         }
         // After the signals, or a SIGCHLD for a later end would be taken with theirs.
         while let Reaped::One(pid, exit) = child::reap() {
+            self.asked.remove(&pid);
             if exit == Exit::Signal(phase::SIGKILL) && !self.has_killed {
                 self.victim = Some(pid);
             }
@@ -275,7 +293,8 @@ impl Supervisor {
             Action::AskGrant => self.tell(Note::AskGrant),
             Action::Spawn => return self.spawn(),
             Action::Send(signal) => self.child.iter().for_each(|child| child.signal_group(signal)),
-            Action::Sweep(signal) => child::signal_children(signal),
+            Action::Sweep(phase::SIGTERM) => child::signal_children(phase::SIGTERM, |pid| self.asked.insert(pid)),
+            Action::Sweep(signal) => child::signal_children(signal, |_| true),
             Action::Report(phase, reason) => {
                 tracing::info!(job = self.job(), phase = phase.as_str(), reason);
                 self.tell(Note::Phase { at, phase, reason });

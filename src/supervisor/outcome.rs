@@ -195,7 +195,7 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
         },
         Outcome::TimedOut => "The transfer ran until its deadline and was stopped.".into(),
         Outcome::Stalled => {
-            "The transfer showed no output, no I/O and no CPU for its stall limit and was stopped.".into()
+            "The transfer showed no output, no disk I/O and no CPU for its stall limit and was stopped.".into()
         }
         Outcome::Drained => "The Pod was asked to go, and the transfer was stopped before it could finish.".into(),
         Outcome::Fenced => "Its lease ran out while the ledger could not be reached; we killed it.".into(),
@@ -224,7 +224,7 @@ fn next_action(outcome: &Outcome) -> &'static str {
         Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
         Outcome::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
         Outcome::NotStarted { errno: libc::EAGAIN | libc::ENOMEM } => {
-            "Raise the place's limit of processes or memory, or retry on another node."
+            "Raise the limit of processes or memory where it was to run, then retry it yourself: Sendo does not."
         }
         Outcome::NotStarted { .. } => "Mend the command or the image.",
         _ => "",

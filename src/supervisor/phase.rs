@@ -62,9 +62,9 @@ pub enum Reason {
 impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::AskedToGo => "the Pod was asked to go (SIGTERM)",
+            Self::AskedToGo => "the Pod was asked to go",
             Self::Deadline => "the deadline passed",
-            Self::Stalled => "no output, no I/O and no CPU for the stall limit",
+            Self::Stalled => "no output, no disk I/O and no CPU for the stall limit",
             Self::Cancelled => "cancelled",
             Self::Superseded => "superseded: another attempt counts",
             Self::LeaseLost => "its lease ran out while the ledger could not be reached",
@@ -178,7 +178,7 @@ pub enum Action {
     Spawn,
     /// To the transfer's process group.
     Send(i32),
-    /// To whatever the transfer left behind.
+    /// To whatever the transfer left behind; TERM to each once.
     Sweep(i32),
     Report(Phase, &'static str),
     /// Gather the evidence, report the ending, leave the last word.
@@ -344,7 +344,7 @@ fn sweeping(plan: &Plan, mut sweep: Sweep, event: Event, now: Instant) -> (State
         Event::Tick if sweep.killed && now >= sweep.give_up_at => return swept(plan, &sweep, true, now),
         Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions, now),
         // A leftover's child became ours when its parent died: it goes the same way.
-        Event::Reaped if sweep.killed => actions.push(Action::Sweep(SIGKILL)),
+        Event::Reaped => actions.push(Action::Sweep(if sweep.killed { SIGKILL } else { SIGTERM })),
         // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
         Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
             sweep.gone_by = sweep.gone_by.into_iter().chain([now + RESERVE]).min();
