@@ -3,6 +3,7 @@
 
 mod address;
 mod cursor;
+mod endings;
 mod fencing;
 mod grants;
 mod names;

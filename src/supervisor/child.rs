@@ -53,7 +53,7 @@ pub enum Reaped {
     NothingLeft,
 }
 
-/// Makes orphans ours where we are not PID 1, hides our memory and environment from the transfer, and keeps SIGCHLD coming.
+/// Makes orphans ours where we are not PID 1, and keeps SIGCHLD coming.
 pub fn become_reaper() -> anyhow::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).context("become the subreaper")?;
     // SAFETY: no handler is installed; SIGCHLD ignored by whoever started us would let the kernel reap in our place.
@@ -281,28 +281,42 @@ fn have_child(kind: libc::idtype_t, pid: libc::id_t) -> bool {
     found == 0 || Errno::last() != Errno::ECHILD
 }
 
-/// Signals each child that we have: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
-///
-/// `/proc` only proposes, the kernel says who is ours. Where `/proc` is missing or another namespace's, every number is proposed,
-/// but for PID 1: all of its namespace is below it, or was let in from outside and ends with it.
-pub fn signal_children(signal: i32) {
+/// How many children we have; 0 where they cannot be counted.
+pub fn left() -> usize {
+    children().map_or(0, Iterator::count)
+}
+
+/// Signals each child that we have and that is `meant`: what an ended transfer left behind. Mostly there is none, and nobody is looked for.
+pub fn signal_children(signal: i32, mut meant: impl FnMut(i32) -> bool) {
     if !have_child(libc::P_ALL, 0) {
         return;
     }
+    let Some(children) = children() else {
+        if meant(-1) {
+            // SAFETY: to everybody in our namespace but us, who are its PID 1.
+            unsafe { libc::kill(-1, signal) };
+        }
+        return;
+    };
+    for pid in children.filter(|pid| meant(*pid)) {
+        // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Our children, each asked for when it is reached.
+///
+/// `/proc` only proposes, the kernel says who is ours. Where `/proc` is missing or another namespace's, every number is proposed,
+/// but nothing to PID 1: all of its namespace is below it, or was let in from outside and ends with it.
+fn children() -> Option<impl Iterator<Item = i32>> {
     let proposed: Box<dyn Iterator<Item = i32>> = if super::descent::is_ours() {
         Box::new(super::descent::pids())
     } else if nix::unistd::getpid().as_raw() == 1 {
-        // SAFETY: to everybody in our namespace but us.
-        unsafe { libc::kill(-1, signal) };
-        return;
+        return None;
     } else {
         let limit = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok());
         Box::new(2..=limit.unwrap_or(PID_LIMIT))
     };
-    for pid in proposed.filter(|pid| *pid > 1) {
-        if libc::id_t::try_from(pid).is_ok_and(|id| have_child(libc::P_PID, id)) {
-            // SAFETY: our own unreaped child: the pid cannot have passed to anybody else.
-            unsafe { libc::kill(pid, signal) };
-        }
-    }
+    let is_ours = |pid: &i32| *pid > 1 && libc::id_t::try_from(*pid).is_ok_and(|id| have_child(libc::P_PID, id));
+    Some(proposed.filter(is_ours))
 }

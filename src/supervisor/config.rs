@@ -34,7 +34,7 @@ const SETTINGS: [(&str, &str, &str); 18] = [
     ("heartbeat", "SPAN", "how often to read the use of resources (default 10s)"),
     ("on-term", "finish|stop", "at SIGTERM let the transfer go on within the grace, or stop it (default finish)"),
     ("deadline", "SPAN", "how long the transfer may run (default: no limit)"),
-    ("stall-after", "SPAN", "stop it after so long without output, I/O and CPU (default: never)"),
+    ("stall-after", "SPAN", "stop it after so long without output, disk I/O and CPU (default: never)"),
     (
         "fencing",
         "patient|strict",

@@ -18,15 +18,31 @@ pub fn parent(pid: i32) -> Option<i32> {
     behind_name.split(' ').nth(1)?.parse().ok()
 }
 
+/// Who ends while we climb breaks the way up, and its children have another parent by then: so often we begin anew.
+const CLIMBS: usize = 8;
+/// No way up is longer than there are pids (kernel: `PID_MAX_LIMIT`).
+const LONGEST_CLIMB: usize = 4 << 20;
+
 /// Whether `pid` descends from us.
 pub fn is_descendant(pid: i32) -> bool {
     let ours = nix::unistd::getpid().as_raw();
     if !is_ours() {
         return ours == 1; // as below
     }
-    let ancestors = std::iter::successors(Some(pid), |pid| parent(*pid).filter(|parent| *parent > 0));
+    let known = (0..CLIMBS).find_map(|_| climb(pid, ours));
     // In a PID namespace of our own, who is gone already was ours too: senders from outside have no pid here, but for a command that
     // somebody ran in our container (`kubectl exec`); while that is there, its parent is 0 and not we.
-    let gone = parent(pid).is_none();
-    ancestors.skip(1).take(64).any(|ancestor| ancestor == ours) || (ours == 1 && gone)
+    known.unwrap_or(ours == 1)
+}
+
+/// Whether the way up from `pid` comes by us; nothing where it breaks off.
+fn climb(pid: i32, ours: i32) -> Option<bool> {
+    let mut at = pid;
+    for _ in 0..LONGEST_CLIMB {
+        at = parent(at)?;
+        if at == ours || at <= 0 {
+            return Some(at == ours);
+        }
+    }
+    None
 }

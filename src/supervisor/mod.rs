@@ -24,13 +24,13 @@ mod user;
 use crate::record::{
     Millis, hexadecimal,
     outcome::{Commit, Ending},
-    wire::Grant,
+    wire::{Directive, Grant},
 };
 use anyhow::Context as _;
 use child::{Child, Reaped, Transfer};
 use config::{Asked, Config};
 use grant::Prepared;
-use lease::Alarm;
+use lease::{Alarm, Lease};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use phase::{Action, Event, Exit, Plan, State};
 use relay::{Relay, Seen};
@@ -38,7 +38,7 @@ use report::{News, Note, Reporter};
 use senders::Senders;
 use signals::Signals;
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     ffi::OsString,
     os::fd::AsFd as _,
     sync::Arc,
@@ -100,6 +100,11 @@ struct Supervisor {
     prepared: Prepared,
     trouble: Option<String>,
     oom_kills_before: Option<u64>,
+    /// The last child that SIGKILL ended before we sent one.
+    victim: Option<i32>,
+    has_killed: bool,
+    /// Leftovers that have had their TERM.
+    asked: HashSet<i32>,
 }
 
 impl Supervisor {
@@ -133,6 +138,9 @@ impl Supervisor {
             prepared: Prepared::default(),
             trouble: None,
             oom_kills_before: job.and_then(|_| usage::group().oom_kills),
+            victim: None,
+            has_killed: false,
+            asked: HashSet::new(),
             config,
         })
     }
@@ -145,21 +153,27 @@ impl Supervisor {
                 let (next, actions) = phase::step(&self.plan, state, event, Instant::now());
                 state = next;
                 for action in actions {
-                    events.extend(self.act(action));
+                    // Before all that came together with its cause: a start is told before the drain that is due already.
+                    self.act(action).into_iter().rev().for_each(|event| events.push_front(event));
                 }
             }
             if let State::Done { code } = state {
-                self.flush();
+                self.flush(phase::FLUSH_LIMIT);
                 if let Some(reporter) = self.reporter.take() {
                     reporter.stop(FAREWELL);
                 }
                 return code;
             }
             if matches!(state, State::Sweeping(_)) {
-                match child::reap() {
+                // All of them, and then one look for their children: a look goes through all of /proc.
+                let mut reaped = self.reap_leftover();
+                let any = matches!(reaped, Reaped::One(..));
+                while matches!(reaped, Reaped::One(..)) {
+                    reaped = self.reap_leftover();
+                }
+                match reaped {
                     Reaped::NothingLeft => events.push_back(Event::NothingLeft),
-                    Reaped::One(..) => events.push_back(Event::Reaped),
-                    Reaped::NoneYet => {}
+                    _ => events.extend(any.then_some(Event::Reaped)),
                 }
             }
             if events.is_empty() {
@@ -168,6 +182,15 @@ impl Supervisor {
                 events.push_back(Event::Tick);
             }
         }
+    }
+
+    /// Its number may come again.
+    fn reap_leftover(&mut self) -> Reaped {
+        let reaped = child::reap();
+        if let Reaped::One(pid, _) = reaped {
+            self.asked.remove(&pid);
+        }
+        reaped
     }
 
     /// Sleeps until something happens.
@@ -188,6 +211,7 @@ impl Supervisor {
     /// Turns all that has happened into events.
     fn gather(&mut self, events: &mut VecDeque<Event>) {
         let ours = nix::unistd::getpid().as_raw();
+        let mut signals = vec![];
         for _ in 0..SIGNALS_A_TURN {
             let Ok(Some(arrived)) = self.signals.next() else { break };
             // Blocked, SIGPIPE is queued even where it is ignored (kernel/signal.c, `sig_ignored`): our own output went away, not the transfer's.
@@ -206,9 +230,14 @@ impl Supervisor {
             if descends {
                 tracing::warn!(signal = arrived.signal, sender, "the transfer signalled us; not obeyed");
             }
-            events.push_back(Event::Signal { signal: arrived.signal, ours: descends });
+            signals.push(Event::Signal { signal: arrived.signal, ours: descends });
         }
+        // After the signals, or a SIGCHLD for a later end would be taken with theirs.
         while let Reaped::One(pid, exit) = child::reap() {
+            self.asked.remove(&pid);
+            if exit == Exit::Signal(phase::SIGKILL) && !self.has_killed {
+                self.victim = Some(pid);
+            }
             if self.child.as_ref().is_some_and(|child| child.pid() == pid) {
                 self.child = None;
                 events.push_back(Event::Exited(exit));
@@ -216,17 +245,21 @@ impl Supervisor {
                 events.push_back(Event::Reaped);
             }
         }
+        // Behind the transfer's end: who is reaped already cannot be sent anything, and did not end by what we would have sent.
+        events.extend(signals);
         if let Some(relay) = &mut self.relay {
             relay.turn();
         }
-        let news = self.reporter.as_ref().map(Reporter::news).unwrap_or_default();
-        for news in news {
-            events.extend(self.understand(news));
-        }
+        events.extend(self.news());
         // After the news: it may have been renewed while we slept.
         if self.alarm.rings() {
             events.push_back(Event::LeaseOver);
         }
+    }
+
+    fn news(&mut self) -> Vec<Event> {
+        let news = self.reporter.as_ref().map(Reporter::news).unwrap_or_default();
+        news.into_iter().filter_map(|news| self.understand(news)).collect()
     }
 
     fn understand(&mut self, news: News) -> Option<Event> {
@@ -253,18 +286,20 @@ impl Supervisor {
     /// Carries out one action; what follows from it at once comes back as events.
     fn act(&mut self, action: Action) -> Vec<Event> {
         let at = Millis::from_system(SystemTime::now());
+        self.has_killed |= matches!(action, Action::Send(phase::SIGKILL) | Action::Sweep(phase::SIGKILL));
         match action {
             Action::AskGrant => self.tell(Note::AskGrant),
-            Action::Spawn => return vec![self.spawn()],
+            Action::Spawn => return self.spawn(),
             Action::Send(signal) => self.child.iter().for_each(|child| child.signal_group(signal)),
-            Action::Sweep(signal) => child::signal_children(signal),
+            Action::Sweep(phase::SIGTERM) => child::signal_children(phase::SIGTERM, |pid| self.asked.insert(pid)),
+            Action::Sweep(signal) => child::signal_children(signal, |_| true),
             Action::Report(phase, reason) => {
                 tracing::info!(job = self.job(), phase = phase.as_str(), reason);
                 self.tell(Note::Phase { at, phase, reason });
             }
-            Action::Conclude { exit, reason } => {
-                self.flush();
-                let ending = self.conclude(exit, reason);
+            Action::Conclude { exit, reason, incomplete, flush } => {
+                self.flush(flush);
+                let ending = self.conclude(exit, reason, incomplete);
                 tracing::info!(job = self.job(), outcome = ending.outcome.code(), "ended");
                 self.prepared.clean_up();
                 self.tell(Note::Ended { at, ending: Box::new(ending) });
@@ -278,9 +313,9 @@ impl Supervisor {
     }
 
     /// What the transfer wrote last is still in the pipes.
-    fn flush(&mut self) {
+    fn flush(&mut self, limit: Duration) {
         if let Some(mut relay) = self.relay.take() {
-            relay.finish();
+            relay.finish(limit);
         }
     }
 
@@ -294,8 +329,20 @@ impl Supervisor {
         Some(self.config.job.as_ref()?.id.job.as_str())
     }
 
-    fn spawn(&mut self) -> Event {
-        match self.try_spawn() {
+    fn spawn(&mut self) -> Vec<Event> {
+        let prepared = self.prepare();
+        // A slow disk may have taken all of the lease, or the ledger has renewed it meanwhile.
+        let news = self.news();
+        if self.alarm.lease().is_some_and(Lease::is_over) || news.contains(&Event::Told(Directive::Superseded)) {
+            self.prepared.clean_up();
+            return vec![Event::TooLate];
+        }
+        let child = prepared.and_then(|()| self.start());
+        [vec![self.started(child)], news].concat()
+    }
+
+    fn started(&mut self, child: anyhow::Result<Child>) -> Event {
+        match child {
             Ok(child) => {
                 self.child = Some(child);
                 if let Some(job) = &self.config.job {
@@ -312,10 +359,14 @@ impl Supervisor {
         }
     }
 
-    fn try_spawn(&mut self) -> anyhow::Result<Child> {
+    fn prepare(&mut self) -> anyhow::Result<()> {
         if let (Some(job), Some(grant)) = (&self.config.job, &self.grant) {
             self.prepared = Prepared::new(grant, &random()?, &job.work_dir, &job.secrets_dir, self.config.user)?;
         }
+        Ok(())
+    }
+
+    fn start(&mut self) -> anyhow::Result<Child> {
         let output = if self.config.relay {
             let (relay, output) = Relay::new(Arc::clone(&self.seen)).context("relay the output")?;
             self.relay = Some(relay);
@@ -330,7 +381,7 @@ impl Supervisor {
         Child::spawn(transfer).with_context(|| format!("start `{}`", program.to_string_lossy()))
     }
 
-    fn conclude(&self, exit: Exit, reason: Option<phase::Reason>) -> Ending {
+    fn conclude(&self, exit: Exit, reason: Option<phase::Reason>, incomplete: bool) -> Ending {
         let last_lines: Vec<String> = self.seen.last_lines().iter().map(|line| self.prepared.redact(line)).collect();
         let group = usage::group();
         let oom_kills = group.oom_kills.zip(self.oom_kills_before).map(|(now, before)| now.saturating_sub(before));
@@ -348,6 +399,8 @@ impl Supervisor {
             asked_by: &self.senders.evidence(),
             lease: self.alarm.lease(),
             oom_kills,
+            victim: self.victim,
+            left: incomplete.then(child::left),
             memory_limit_bytes: group.memory_limit_bytes,
             memory_peak_bytes: group.memory_peak_bytes,
             error: error.as_deref(),

@@ -4,7 +4,7 @@ use super::{
     lease::Lease,
     phase::{Exit, Reason},
 };
-use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict};
+use crate::record::outcome::{Commit, CommitState, Confidence, CursorMove, Ending, Outcome, Verdict, is_own_crash};
 
 /// With `-XX:+ExitOnOutOfMemoryError` a JVM that is out of heap exits with this code.
 const JVM_OUT_OF_MEMORY: i32 = 3;
@@ -22,6 +22,10 @@ pub struct Evidence<'a> {
     pub lease: Option<&'a Lease>,
     /// How far the kernel's count of kills for memory rose since the start.
     pub oom_kills: Option<u64>,
+    /// A child of ours that SIGKILL ended while we had sent none: the kernel's victim, if it had one.
+    pub victim: Option<i32>,
+    /// What would not end: how many, or 0 where nobody can count them.
+    pub left: Option<usize>,
     pub memory_limit_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
     /// The transfer's own word on its failure.
@@ -42,12 +46,15 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
     seen.extend(evidence.reason.map(|reason| format!("we ended it: {}", reason.as_str())));
     seen.extend(evidence.lease.filter(|_| evidence.reason == Some(Reason::LeaseLost)).map(Lease::evidence));
     seen.extend_from_slice(evidence.asked_by);
+    seen.extend(evidence.left.map(|left| left_words(left, evidence.lease.is_some())));
     seen.extend(
         evidence
             .oom_kills
             .filter(|kills| *kills > 0)
             .map(|kills| format!("the control group's oom_kill rose by {kills}")),
     );
+    let victim = evidence.victim.filter(|_| evidence.oom_kills.is_some_and(|kills| kills > 0));
+    seen.extend(victim.map(|pid| format!("pid {pid}, which we reaped, was ended by a SIGKILL that is not ours")));
     if outcome == Outcome::OutOfMemory {
         seen.extend(evidence.memory_limit_bytes.map(|bytes| format!("memory limit {bytes} bytes")));
         seen.extend(evidence.memory_peak_bytes.map(|bytes| format!("memory peak {bytes} bytes")));
@@ -67,7 +74,7 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
         code: outcome.code().into(),
         summary: summary(&outcome, &evidence),
         evidence: seen,
-        confidence: Confidence::Certain,
+        confidence: confidence(&outcome, &evidence),
         next_action: next_action(&outcome).into(),
     };
     Ending {
@@ -106,8 +113,8 @@ enum OutOf {
 }
 
 fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> Option<OutOf> {
-    let said = |line: &str| line.contains("java.lang.OutOfMemoryError");
-    let jvm = evidence.error.is_some_and(said) || evidence.last_lines.iter().any(|line| said(line));
+    let said = |line: &String| says_out_of_memory(line);
+    let jvm = evidence.error.is_some_and(says_out_of_memory) || evidence.last_lines.iter().any(said);
     let kernel = evidence.oom_kills.is_some_and(|kills| kills > 0);
     match exit {
         Exit::Code(JVM_OUT_OF_MEMORY | 1) if jvm => Some(OutOf::Heap),
@@ -118,12 +125,41 @@ fn out_of_memory(exit: Exit, evidence: &Evidence<'_>) -> Option<OutOf> {
     }
 }
 
+/// Whether another cause could look the same to us.
+fn confidence(outcome: &Outcome, evidence: &Evidence<'_>) -> Confidence {
+    let is_certain = match outcome {
+        // Who sent it is nowhere told; the transfer may have killed itself.
+        Outcome::Killed { signal } => is_own_crash(*signal),
+        Outcome::OutOfMemory => match out_of_memory(evidence.exit, evidence) {
+            // The kernel killed something; that the transfer ended by that is concluded where it is not what we reaped.
+            Some(OutOf::Limit) => matches!(evidence.exit, Exit::Signal(libc::SIGKILL)),
+            _ => evidence.error.is_some_and(says_out_of_memory),
+        },
+        _ => true,
+    };
+    if is_certain { Confidence::Certain } else { Confidence::Likely }
+}
+
+fn says_out_of_memory(line: &str) -> bool {
+    line.contains("java.lang.OutOfMemoryError")
+}
+
 fn exit_words(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal(signal) => format!("died by signal {signal}"),
         Exit::NotStarted(errno) => format!("could not be started: errno {errno}"),
     }
+}
+
+fn left_words(left: usize, strict: bool) -> String {
+    let who = match left {
+        0 => "some processes".to_owned(),
+        1 => "1 process".to_owned(),
+        left => format!("{left} processes"),
+    };
+    let but = if strict { "; this ending is no proof that nothing of it runs" } else { "" };
+    format!("{who} of what it left behind could not be ended{but}")
 }
 
 fn commit_words(commit: &Commit) -> String {
@@ -144,16 +180,22 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
                 "The transfer failed with exit code {exit_code} and gave no reason that we know to read; see its last lines."
             ),
         },
+        Outcome::Killed { signal } if is_own_crash(*signal) => format!("The transfer crashed: signal {signal}."),
         Outcome::Killed { signal } => {
             format!("Something outside the transfer and Sendo killed it with signal {signal}.")
         }
         Outcome::OutOfMemory => match out_of_memory(evidence.exit, evidence) {
-            Some(OutOf::Limit) => "The kernel killed the transfer because its memory limit was reached.".into(),
+            Some(OutOf::Limit) if matches!(evidence.exit, Exit::Signal(_)) => {
+                "The kernel killed the transfer because its memory limit was reached.".into()
+            }
+            Some(OutOf::Limit) => {
+                "The kernel killed a process of the transfer because its memory limit was reached.".into()
+            }
             _ => "The transfer's JVM ran out of heap.".into(),
         },
         Outcome::TimedOut => "The transfer ran until its deadline and was stopped.".into(),
         Outcome::Stalled => {
-            "The transfer showed no output, no I/O and no CPU for its stall limit and was stopped.".into()
+            "The transfer showed no output, no disk I/O and no CPU for its stall limit and was stopped.".into()
         }
         Outcome::Drained => "The Pod was asked to go, and the transfer was stopped before it could finish.".into(),
         Outcome::Fenced => "Its lease ran out while the ledger could not be reached; we killed it.".into(),
@@ -173,13 +215,16 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
 fn next_action(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Failed { .. } => "Read the last lines, mend the configuration or the data, then retry.",
+        Outcome::Killed { signal } if is_own_crash(*signal) => {
+            "Read the last lines and what the crash left (of a JVM, hs_err_pid*.log), mend it, then retry."
+        }
         Outcome::Killed { .. } => "Look at what else the node ran at that moment.",
         Outcome::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
         Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
         Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
         Outcome::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
         Outcome::NotStarted { errno: libc::EAGAIN | libc::ENOMEM } => {
-            "Raise the place's limit of processes or memory, or retry on another node."
+            "Raise the limit of processes or memory where it was to run, then retry it yourself: Sendo does not."
         }
         Outcome::NotStarted { .. } => "Mend the command or the image.",
         _ => "",
@@ -191,12 +236,18 @@ mod tests {
     use super::*;
 
     fn given(exit: Exit, reason: Option<Reason>, oom_kills: Option<u64>, error: Option<&str>) -> Outcome {
+        ending(exit, reason, oom_kills, error).outcome
+    }
+
+    fn ending(exit: Exit, reason: Option<Reason>, oom_kills: Option<u64>, error: Option<&str>) -> Ending {
         let evidence = Evidence {
             exit,
             reason,
             asked_by: &[],
             lease: None,
             oom_kills,
+            victim: oom_kills.map(|_| 4711),
+            left: None,
             memory_limit_bytes: None,
             memory_peak_bytes: None,
             error,
@@ -206,7 +257,7 @@ mod tests {
             trouble: None,
             cursor: None,
         };
-        conclude(evidence).outcome
+        conclude(evidence)
     }
 
     #[test]
@@ -222,6 +273,51 @@ mod tests {
         assert_eq!(given(Exit::Signal(9), Some(Reason::Cancelled), Some(1), None), Outcome::Cancelled);
         assert_eq!(given(Exit::Signal(9), Some(Reason::Deadline), None, None), Outcome::TimedOut);
         assert_eq!(given(Exit::Signal(9), Some(Reason::LeaseLost), None, None), Outcome::Fenced);
+    }
+
+    #[test]
+    fn a_crash_is_the_transfers_own_and_a_kill_is_somebody_elses() {
+        for signal in [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL].into_iter().chain([
+            libc::SIGSYS,
+            libc::SIGTRAP,
+            libc::SIGPIPE,
+            libc::SIGXCPU,
+        ]) {
+            let crashed = ending(Exit::Signal(signal), None, None, None);
+            assert_eq!(crashed.outcome, Outcome::Killed { signal });
+            assert_eq!(crashed.verdict.summary, format!("The transfer crashed: signal {signal}."));
+            assert!(crashed.verdict.next_action.starts_with("Read the last lines"), "{}", crashed.verdict.next_action);
+        }
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGHUP] {
+            let killed = ending(Exit::Signal(signal), None, None, None).verdict;
+            assert!(killed.summary.starts_with("Something outside"), "{}", killed.summary);
+            assert_eq!(killed.confidence, Confidence::Likely);
+        }
+    }
+
+    #[test]
+    fn only_what_nothing_else_could_have_brought_about_is_certain() {
+        let heap = Some("java.lang.OutOfMemoryError: Java heap space");
+        for (exit, oom_kills, error, confidence) in [
+            (Exit::Signal(9), Some(1), None, Confidence::Certain),
+            (Exit::Code(137), Some(1), None, Confidence::Likely),
+            (Exit::Code(3), Some(1), None, Confidence::Likely),
+            (Exit::Code(1), Some(1), None, Confidence::Likely),
+            (Exit::Code(3), None, heap, Confidence::Certain),
+            (Exit::Code(2), None, None, Confidence::Certain),
+            (Exit::Signal(11), None, None, Confidence::Certain),
+        ] {
+            assert_eq!(ending(exit, None, oom_kills, error).verdict.confidence, confidence, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_victim_is_named_where_the_kernel_killed() {
+        let names = |oom_kills| {
+            let seen = ending(Exit::Code(1), None, oom_kills, None).verdict.evidence;
+            seen.iter().any(|seen| seen.contains("4711"))
+        };
+        assert!(names(Some(1)) && !names(Some(0)));
     }
 
     #[test]

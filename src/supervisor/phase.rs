@@ -22,6 +22,12 @@ use std::time::{Duration, Instant};
 
 /// Leftovers of an ended transfer get this long after TERM.
 const SWEEP_MARGIN: Duration = Duration::from_secs(2);
+/// From their KILL until we end without them: in an uninterruptible sleep, or not ours to kill.
+const SWEEP_LIMIT: Duration = Duration::from_secs(10);
+/// What is killed needs a moment to be gone, even where there is no time left.
+const KILL_MARGIN: Duration = Duration::from_secs(1);
+/// At the end, how long a stuck reader of our output may keep us.
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 pub const SIGINT: i32 = libc::SIGINT;
 pub const SIGKILL: i32 = libc::SIGKILL;
@@ -56,9 +62,9 @@ pub enum Reason {
 impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::AskedToGo => "the Pod was asked to go (SIGTERM)",
+            Self::AskedToGo => "the Pod was asked to go",
             Self::Deadline => "the deadline passed",
-            Self::Stalled => "no output, no I/O and no CPU for the stall limit",
+            Self::Stalled => "no output, no disk I/O and no CPU for the stall limit",
             Self::Cancelled => "cancelled",
             Self::Superseded => "superseded: another attempt counts",
             Self::LeaseLost => "its lease ran out while the ledger could not be reached",
@@ -105,6 +111,8 @@ pub struct Sweep {
     pub reason: Option<Reason>,
     pub kill_at: Instant,
     pub killed: bool,
+    /// They do not end, and we go without them.
+    pub give_up_at: Instant,
     /// When the place must be empty.
     pub gone_by: Option<Instant>,
 }
@@ -138,6 +146,8 @@ pub enum Event {
     /// No leave, for good.
     Refused(String),
     Spawned,
+    /// Our leave was over when the transfer was to be started: it was not.
+    TooLate,
     /// A signal to us; `ours` if one of our own descendants sent it.
     Signal {
         signal: i32,
@@ -168,13 +178,17 @@ pub enum Action {
     Spawn,
     /// To the transfer's process group.
     Send(i32),
-    /// To whatever the transfer left behind.
+    /// To whatever the transfer left behind; TERM to each once.
     Sweep(i32),
     Report(Phase, &'static str),
     /// Gather the evidence, report the ending, leave the last word.
     Conclude {
         exit: Exit,
         reason: Option<Reason>,
+        /// Some of what it left behind did not end.
+        incomplete: bool,
+        /// What the transfer wrote last may take this long to pass on.
+        flush: Duration,
     },
     /// Leave a hint of why nothing ran.
     Hint(String),
@@ -193,7 +207,7 @@ impl State {
                 let deadline = drain.deadline.filter(|_| drain.sent.is_none());
                 term_at.into_iter().chain(kill_at).chain(deadline).min()
             }
-            Self::Sweeping(sweep) => (!sweep.killed).then_some(sweep.kill_at),
+            Self::Sweeping(sweep) => Some(if sweep.killed { sweep.give_up_at } else { sweep.kill_at }),
         }
     }
 }
@@ -223,8 +237,11 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Instant) -> (State, Ve
     }
 }
 
+fn nothing_ran(why: String) -> (State, Vec<Action>) {
+    (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)])
+}
+
 fn asking(plan: &Plan, until: Instant, event: Event, now: Instant) -> (State, Vec<Action>) {
-    let nothing_ran = |why: String| (State::Done { code: NO_LEAVE }, vec![Action::Hint(why)]);
     match event {
         Event::Granted => (State::Running { deadline: plan.deadline.map(|span| now + span) }, vec![Action::Spawn]),
         Event::Refused(why) => nothing_ran(format!("{why}; nothing was run")),
@@ -242,6 +259,7 @@ fn running(plan: &Plan, deadline: Option<Instant>, event: Event, now: Instant) -
     let goes_on = State::Running { deadline };
     let drain = match event {
         Event::Spawned if plan.job => return (goes_on, vec![Action::Report(Phase::Executing, "started")]),
+        Event::TooLate => return nothing_ran("its leave was over before it could be started; nothing was run".into()),
         Event::Exited(exit) => return ended(exit, None, None, false, now),
         Event::Signal { signal, .. } if !plan.job => {
             let kill_at = plan.grace.map(|grace| now + grace);
@@ -283,6 +301,9 @@ fn draining(plan: &Plan, mut drain: Drain, event: Event, now: Instant) -> (State
             drain.terms += 1;
             if drain.terms >= 2 {
                 drain.kill_at = Some(now);
+            } else {
+                // A drain that something else began: the place's grace begins with this one.
+                drain.hasten(asked_to_go(plan, now));
             }
         }
         Event::Signal { signal, .. } => actions.push(Action::Send(signal)),
@@ -310,47 +331,69 @@ fn ended(
     at_once: bool,
     now: Instant,
 ) -> (State, Vec<Action>) {
-    let sweep = Sweep { exit, reason, kill_at: now + SWEEP_MARGIN, killed: at_once, gone_by };
+    let kill_at = if at_once { now } else { now + SWEEP_MARGIN };
+    let mut sweep = Sweep { exit, reason, kill_at, killed: at_once, give_up_at: kill_at + SWEEP_LIMIT, gone_by };
+    sweep.hasten(now);
     (State::Sweeping(sweep), vec![Action::Sweep(if at_once { SIGKILL } else { SIGTERM })])
 }
 
 fn sweeping(plan: &Plan, mut sweep: Sweep, event: Event, now: Instant) -> (State, Vec<Action>) {
     let mut actions = vec![];
     match event {
-        Event::NothingLeft => return swept(plan, &sweep, now),
-        Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions),
+        Event::NothingLeft => return swept(plan, &sweep, false, now),
+        Event::Tick if sweep.killed && now >= sweep.give_up_at => return swept(plan, &sweep, true, now),
+        Event::Tick if now >= sweep.kill_at && !sweep.killed => sweep.kill(&mut actions, now),
         // A leftover's child became ours when its parent died: it goes the same way.
-        Event::Reaped if sweep.killed => actions.push(Action::Sweep(SIGKILL)),
+        Event::Reaped => actions.push(Action::Sweep(if sweep.killed { SIGKILL } else { SIGTERM })),
         // The grace runs from this moment, and there is nothing left to finish: only the last reports need time.
         Event::Signal { signal: SIGTERM | SIGINT, ours: false } => {
             sweep.gone_by = sweep.gone_by.into_iter().chain([now + RESERVE]).min();
+            sweep.hasten(now);
         }
         Event::Told(Directive::Superseded) => {
             sweep.reason = Some(Reason::Superseded);
-            sweep.kill(&mut actions);
+            sweep.kill(&mut actions, now);
         }
         // The transfer itself has ended in time; how, stays as it is.
-        Event::LeaseOver => sweep.kill(&mut actions),
+        Event::LeaseOver => sweep.kill(&mut actions, now),
         _ => {}
     }
     (State::Sweeping(sweep), actions)
 }
 
 impl Sweep {
-    fn kill(&mut self, actions: &mut Vec<Action>) {
+    fn kill(&mut self, actions: &mut Vec<Action>, now: Instant) {
+        if !self.killed {
+            self.give_up_at = self.give_up_at.clamp(now + KILL_MARGIN, now + SWEEP_LIMIT);
+        }
         self.killed = true;
         actions.push(Action::Sweep(SIGKILL));
     }
+
+    /// Half of what is left is for the ending: what is still in the pipes, and the reports.
+    fn hasten(&mut self, now: Instant) {
+        if let Some(left) = self.gone_by.map(|gone_by| gone_by.saturating_duration_since(now)) {
+            self.kill_at = self.kill_at.min(now + left / 4);
+            self.give_up_at = self.give_up_at.min(now + KILL_MARGIN.max(left / 2));
+        }
+    }
 }
 
-fn swept(plan: &Plan, sweep: &Sweep, now: Instant) -> (State, Vec<Action>) {
+fn swept(plan: &Plan, sweep: &Sweep, incomplete: bool, now: Instant) -> (State, Vec<Action>) {
     let code = if sweep.reason == Some(Reason::Superseded) { NO_LEAVE } else { sweep.exit.code() };
     if !plan.job {
-        return (State::Done { code }, vec![]);
+        let hint = incomplete.then(|| Action::Hint("what the command left behind could not be ended".into()));
+        return (State::Done { code }, hint.into_iter().collect());
     }
     let until = now + plan.linger;
     let until = sweep.gone_by.map_or(until, |gone_by| until.min(gone_by.max(now)));
-    (State::Lingering { code, until }, vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason }])
+    // The other half is for the reports.
+    let flush =
+        sweep.gone_by.map_or(FLUSH_LIMIT, |gone_by| FLUSH_LIMIT.min(gone_by.saturating_duration_since(now) / 2));
+    (
+        State::Lingering { code, until },
+        vec![Action::Conclude { exit: sweep.exit, reason: sweep.reason, incomplete, flush }],
+    )
 }
 
 #[cfg(test)]

@@ -26,8 +26,6 @@ const CHUNK: usize = 64 * 1024;
 const CHUNKS_A_TURN: usize = 16;
 /// How many of the last lines travel with a failure.
 const LAST_LINES: usize = 30;
-/// At the end, how long a stuck reader of our output may keep us.
-const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What went by, shared with the reporter's thread.
 #[derive(Default)]
@@ -137,10 +135,16 @@ impl Relay {
     }
 
     /// After the end: passes on what is still in the pipes, also if a stray process keeps them open.
-    pub fn finish(&mut self) {
-        let give_up = Instant::now() + FLUSH_LIMIT;
+    pub fn finish(&mut self, limit: Duration) {
+        let give_up = Instant::now() + limit;
         loop {
-            while self.turn() {}
+            while self.turn() {
+                // Somebody writes without end, or there is no time for another look.
+                if Instant::now() >= give_up {
+                    self.seen.lock().cut_short = true;
+                    return;
+                }
+            }
             for stream in self.streams.iter_mut().filter(|stream| !stream.has_pending()) {
                 stream.from = None;
                 stream.end_line(&self.seen);
@@ -212,7 +216,9 @@ impl Stream {
             }
             Err(Errno::EINTR) => true,
             Err(Errno::EAGAIN) => false,
-            Err(_) => {
+            Err(errno) => {
+                tracing::warn!(%errno, "the transfer's output cannot be read");
+                seen.lock().cut_short = true;
                 self.from = None;
                 false
             }
@@ -293,5 +299,66 @@ impl Inner {
         kept.clear();
         kept.extend_from_slice(line.get(..LINE_LIMIT).unwrap_or(line));
         self.last.push_back(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const LINES: [&str; 2] = [
+        r#"(0001:transaction): SQL: CREATE TABLE "t_0000018f3c5a2b10_embulk000" ("id" BIGINT)"#,
+        "2026-11-23 10:00:00.000 +0000 [INFO] (0001:transaction): {done:  0 / 1, running: 1}",
+    ];
+
+    /// A relay of one stream, the transfer's end of it, and the reader's.
+    fn relay(from: OwnedFd) -> (Relay, Arc<Seen>, OwnedFd) {
+        let (reader, to) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let seen = Arc::new(Seen::default());
+        let buffer = vec![0; CHUNK].into_boxed_slice();
+        let to = Output::Ours(to);
+        let stream = Stream { from: Some(from), to, buffer, read: 0, passed: 0, line: vec![], lost: false };
+        (Relay { streams: vec![stream], seen: Arc::clone(&seen) }, seen, reader)
+    }
+
+    fn said(seen: &Seen) -> (bool, bool) {
+        (seen.commit().is_some(), seen.lock().cut_short)
+    }
+
+    #[test]
+    fn what_is_read_to_its_end_says_how_far_the_commit_had_come() {
+        let (from, into) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        nix::unistd::write(&into, format!("{}\n{}\n", LINES[0], LINES[1]).as_bytes()).unwrap();
+        let (mut relay, seen, _reader) = relay(from);
+        relay.finish(Duration::from_secs(60));
+        assert_eq!(said(&seen), (true, false));
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_is_given_up_at_the_limit_and_nothing_is_said_of_the_commit() {
+        let (from, into) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        nix::unistd::write(&into, format!("{}\n{}\n", LINES[0], LINES[1]).as_bytes()).unwrap();
+        let (mut relay, seen, _reader) = relay(from);
+        let Output::Ours(to) = &relay.streams[0].to else { unreachable!() };
+        while nix::unistd::write(to, &[b'x'; CHUNK]).is_ok() {}
+        relay.finish(Duration::ZERO);
+        assert_eq!(said(&seen), (false, true));
+    }
+
+    #[test]
+    fn a_writer_without_end_is_given_up_at_the_limit() {
+        let (mut relay, seen, _reader) = relay(std::fs::File::open("/dev/zero").unwrap().into());
+        relay.streams[0].lost = true;
+        relay.finish(Duration::ZERO);
+        assert_eq!(said(&seen), (false, true));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_line_missed() {
+        // Reading a folder is EISDIR.
+        let (mut relay, seen, _reader) = relay(std::fs::File::open("/").unwrap().into());
+        relay.finish(Duration::from_secs(60));
+        assert_eq!(said(&seen), (false, true));
     }
 }

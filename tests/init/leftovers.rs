@@ -87,6 +87,20 @@ fn what_does_not_end_is_killed() {
 }
 
 #[test]
+fn what_was_left_by_what_is_left_is_asked_to_end_too_and_once() {
+    // A parent that goes at TERM, its child that does not, and another that goes later.
+    let leaves = r#"setsid sh -c 'sh -c "trap \"echo TERM >> notes\" TERM; echo ready >> notes; while :; do sleep 0.05; done" & exec sleep 1000' &
+        setsid sh -c 'trap "sleep 0.3; exit" TERM; echo ready >> notes; while :; do sleep 0.05; done' &
+        until [ "$(cat notes 2>/dev/null)" = "$(printf 'ready\nready')" ]; do sleep 0.05; done"#;
+    for place in BOTH {
+        let folder = env::scratch();
+        let script = format!("cd {}; {leaves}; exit 6", folder.path().display());
+        assert_eq!(run(place, &under(&["sh", "-c", &script])).code, 6, "{place:?}");
+        assert_eq!(fs::read_to_string(folder.path().join("notes")).unwrap(), "ready\nready\nTERM\n", "{place:?}");
+    }
+}
+
+#[test]
 fn where_nothing_is_left_nothing_is_waited_for() {
     let started = std::time::Instant::now();
     // With the margin of a sweep each time, this would take longer than the limit.

@@ -2,7 +2,7 @@
 
 use super::worker::{READY, Worker, ending};
 use crate::env::{
-    is_alive, wait_for,
+    is_alive, scratch, wait_for,
     wrong_ledger::{Asked, Reply, WrongLedger},
 };
 use sendo::record::outcome::Outcome;
@@ -169,4 +169,35 @@ fn a_lease_holds_whom_it_was_granted_to_whatever_the_order_says() {
     let worker = Worker::start(&ledger.url, READY, &[("SENDO_FENCING", "patient"), PATIENT]);
     let last = wait_for("its last word", || worker.last_word()?.ending);
     assert_eq!((last.outcome, last.signal), (Outcome::Fenced, Some(9)));
+}
+
+#[test]
+fn what_could_not_start_within_its_lease_is_not_started() {
+    // Its secret comes from a disk that is slow: a pipe that nobody has written to yet.
+    let secrets = scratch();
+    let secret = secrets.path().join("slow");
+    assert!(Command::new("mkfifo").arg(&secret).status().unwrap().success());
+    let granted = || {
+        let Reply::Well(mut grant) = Reply::leased(LEASE) else { unreachable!() };
+        grant["embulk_config"] = serde_json::json!({"password": "${secret:slow}"});
+        Reply::Well(grant)
+    };
+    let place = ("SENDO_SECRETS_DIR", secrets.path().to_str().unwrap());
+    for (renews, code) in [(false, 75), (true, 0)] {
+        let ledger = WrongLedger::start(move |asked| match (asked.is_grant(), renews) {
+            (true, _) => granted(),
+            (false, true) => Reply::go_on(),
+            (false, false) => Reply::Silence,
+        });
+        let mut worker = Worker::start(&ledger.url, "echo ran > ran", &[STRICT, BRIEF, place]);
+        ledger.wait("the first renewal", |asked| !asked.is_grant());
+        outlast_a_lease();
+        let write = format!("echo password > {}", secret.display());
+        assert!(Command::new("timeout").args(["60", "sh", "-c", &write]).status().unwrap().success());
+        assert_eq!(worker.end(), Some(code), "{}", worker.text("stderr"));
+        assert_eq!(worker.file("ran").exists(), renews);
+        assert!(renews || worker.text("word").contains("its leave was over"), "{}", worker.text("word"));
+        let left = fs::read_dir(worker.file("")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("sendo-")), "the password goes too");
+    }
 }

@@ -51,3 +51,16 @@ fn signals_of_the_transfer_itself_are_counted_and_start_nothing() {
     assert!(evidence.contains("from the transfer's own descendants, not obeyed"), "{evidence}");
     assert!(!evidence.contains("SIGTERM from"), "{evidence}");
 }
+
+#[test]
+fn a_descendant_is_known_however_deep_it_sits() {
+    let ledger = WrongLedger::start(Reply::to);
+    let deep = "for (1 .. 100) { my $child = fork // die; if ($child) { waitpid $child, 0; exit } } kill TERM => $ARGV[0]; sleep 1 until -e \"gate\"";
+    let script = format!("perl -e '{deep}' $PPID & echo ready; wait; exit 9");
+    let mut worker = Worker::start(&ledger.url, &script, &STOP);
+    worker.logs("not obeyed");
+    worker.open();
+    assert_eq!(worker.end(), Some(9), "{}", worker.text("stderr"));
+    let evidence = ending(&ledger.asked())["verdict"]["evidence"].to_string();
+    assert!(evidence.contains("1 signal from the transfer's own descendants, not obeyed"), "{evidence}");
+}

@@ -15,11 +15,11 @@ fn ended(script: &str) -> (Option<i32>, Value) {
 }
 
 #[test]
-fn without_output_io_and_cpu_it_is_stopped_and_the_ending_says_why() {
+fn without_output_disk_io_and_cpu_it_is_stopped_and_the_ending_says_why() {
     let (code, ending) = ended("trap 'exit 9' TERM; sleep 1000 & wait");
     assert_eq!((code, &ending["outcome"]["kind"]), (Some(9), &json!("stalled")), "{ending:#}");
     let evidence = ending["verdict"]["evidence"].to_string();
-    assert!(evidence.contains("no output, no I/O and no CPU"), "{evidence}");
+    assert!(evidence.contains("no output, no disk I/O and no CPU"), "{evidence}");
 }
 
 #[test]

@@ -29,6 +29,20 @@ impl Worker {
         Self::start_by(Command::new(env::supervisor()), ledger, script, more)
     }
 
+    /// With a stdout that is open and that nobody reads.
+    pub fn start_unread(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "mkfifo unread; exec 9<>unread; exec \"$@\" >unread", "sh"]).arg(env::supervisor());
+        Self::start_by(command, ledger, script, more)
+    }
+
+    /// As root who may not signal the processes of others.
+    pub fn start_powerless(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-kill", "--"]).arg(env::supervisor());
+        Self::start_by(command, ledger, script, more)
+    }
+
     /// As PID 1 of a PID namespace of its own.
     pub fn start_as_init(ledger: &str, script: &str, more: &[(&str, &str)]) -> Self {
         let mut command = Command::new("unshare");

@@ -41,7 +41,7 @@ fn a_job_asks_before_it_spawns_and_stays_for_the_receipt() {
         vec![Event::Begin, Event::Granted, Event::Spawned, Event::Exited(end), Event::NothingLeft, Event::Receipt],
     );
     assert_eq!(state, State::Done { code: 3 });
-    let conclude = Action::Conclude { exit: end, reason: None };
+    let conclude = Action::Conclude { exit: end, reason: None, incomplete: false, flush: FLUSH_LIMIT };
     let report = Action::Report(Phase::Executing, "started");
     assert_eq!(actions, [Action::AskGrant, Action::Spawn, report, Action::Sweep(SIGTERM), conclude]);
 }
@@ -53,6 +53,13 @@ fn without_leave_nothing_runs_and_75_says_so() {
         assert_eq!(state, State::Done { code: NO_LEAVE });
         assert!(!actions.contains(&Action::Spawn));
     }
+}
+
+#[test]
+fn a_start_that_came_too_late_is_none() {
+    let (state, actions) = play(&plan(true), vec![Event::Begin, Event::Granted, Event::TooLate]);
+    assert_eq!(state, State::Done { code: NO_LEAVE });
+    assert!(matches!(actions[..], [Action::AskGrant, Action::Spawn, Action::Hint(_)]), "{actions:?}");
 }
 
 #[test]
@@ -111,6 +118,65 @@ fn the_operators_term_and_the_cancel_directive_are_one_cancel() {
 }
 
 #[test]
+fn a_term_in_another_reasons_drain_starts_its_own_grace() {
+    let brief = Plan { grace: Some(Duration::from_secs(5)), ..plan(true) };
+    let begin = [Event::Begin, Event::Granted, Event::Spawned];
+    for before in [Event::Told(Directive::Cancel), Event::Stalled, Event::StopBy(Instant::now() + brief.linger)] {
+        let (state, _) = play(&brief, [&begin[..], &[before.clone()]].concat());
+        let State::Draining(earlier) = state.clone() else { panic!("{state:?}") };
+        let now = Instant::now();
+        let (state, _) = step(&brief, state, term(false), now);
+        let State::Draining(drain) = state else { panic!("{state:?}") };
+        assert_eq!((drain.reason, drain.terms), (earlier.reason, 1));
+        assert_eq!(drain.gone_by, Some(now + Duration::from_secs(5)), "{before:?}");
+        assert!(drain.kill_at < drain.gone_by && drain.kill_at < earlier.kill_at, "{before:?}: {drain:?}");
+    }
+}
+
+#[test]
+fn a_stuck_reader_gets_half_of_the_time_that_is_left_at_the_most() {
+    let begin = [Event::Begin, Event::Granted, Event::Spawned, term(false), Event::Exited(Exit::Code(0))];
+    let (state, _) = play(&plan(true), begin.to_vec());
+    let State::Sweeping(Sweep { gone_by: Some(gone_by), .. }) = state else { panic!("{state:?}") };
+    for (left, expected) in [(3600, FLUSH_LIMIT), (6, Duration::from_secs(3)), (0, Duration::ZERO)] {
+        let now = gone_by - Duration::from_secs(left);
+        let (_, actions) = step(&plan(true), state.clone(), Event::NothingLeft, now);
+        assert!(matches!(actions[..], [Action::Conclude { flush, .. }] if flush == expected), "{left}: {actions:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_killed_is_left_after_a_time_and_the_ending_says_so() {
+    for (job, asked, at_the_latest) in [
+        (true, vec![], Duration::from_secs(60)),
+        (false, vec![], Duration::from_secs(60)),
+        // Half of the grace stays for the ending.
+        (true, vec![term(false)], Duration::from_secs(2)),
+    ] {
+        let plan = Plan { grace: Some(Duration::from_secs(4)), ..plan(job) };
+        let begin = [Event::Begin, Event::Granted, Event::Spawned];
+        let (state, _) = play(&plan, [&begin[..], &asked].concat());
+        let gone_by = if let State::Draining(drain) = &state { drain.gone_by } else { None };
+        let now = gone_by.map_or_else(Instant::now, |gone_by| gone_by - Duration::from_secs(4));
+        let (mut state, _) = step(&plan, state, Event::Exited(Exit::Code(0)), now);
+        let mut all = vec![];
+        let mut last = now;
+        while matches!(state, State::Sweeping(_)) {
+            last = state.wake_at().unwrap();
+            let (next, actions) = step(&plan, state, Event::Tick, last);
+            state = next;
+            all.extend(actions);
+        }
+        assert_eq!(all.first(), Some(&Action::Sweep(SIGKILL)));
+        match all.last() {
+            Some(Action::Conclude { incomplete, .. }) => assert!(job && *incomplete),
+            other => assert!(!job && matches!(other, Some(Action::Hint(_))), "{other:?}"),
+        }
+        assert!(last <= now + at_the_latest && gone_by.is_none_or(|gone_by| last < gone_by), "{asked:?}");
+    }
+}
+
+#[test]
 fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
     let begin = vec![Event::Begin, Event::Granted, Event::Spawned, term(false)];
     let conclude = |more: Vec<Event>| {
@@ -118,9 +184,20 @@ fn an_end_that_we_did_not_bring_about_has_its_own_reason() {
             play(&plan(true), [begin.clone(), more, vec![Event::Exited(Exit::Code(1)), Event::NothingLeft]].concat());
         actions.into_iter().find(|action| matches!(action, Action::Conclude { .. }))
     };
-    assert_eq!(conclude(vec![]), Some(Action::Conclude { exit: Exit::Code(1), reason: None }));
+    assert_eq!(
+        conclude(vec![]),
+        Some(Action::Conclude { exit: Exit::Code(1), reason: None, incomplete: false, flush: FLUSH_LIMIT })
+    );
     let killed = conclude(vec![term(false)]);
-    assert_eq!(killed, Some(Action::Conclude { exit: Exit::Code(1), reason: Some(Reason::AskedToGo) }));
+    assert_eq!(
+        killed,
+        Some(Action::Conclude {
+            exit: Exit::Code(1),
+            reason: Some(Reason::AskedToGo),
+            incomplete: false,
+            flush: FLUSH_LIMIT
+        })
+    );
 }
 
 #[test]
@@ -157,7 +234,12 @@ fn a_lease_that_is_over_kills_at_once_wherever_the_transfer_stands() {
         let (state, actions) = step(&plan(true), state, Event::Exited(Exit::Signal(SIGKILL)), Instant::now());
         assert_eq!(actions, [Action::Sweep(SIGKILL)], "no TERM for what is left");
         let (state, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-        let conclude = Action::Conclude { exit: Exit::Signal(SIGKILL), reason: Some(Reason::LeaseLost) };
+        let conclude = Action::Conclude {
+            exit: Exit::Signal(SIGKILL),
+            reason: Some(Reason::LeaseLost),
+            incomplete: false,
+            flush: FLUSH_LIMIT,
+        };
         assert_eq!(actions, [conclude]);
         assert!(matches!(state, State::Lingering { code: 137, .. }), "{state:?}");
     }
@@ -169,7 +251,10 @@ fn a_lease_that_is_over_kills_what_an_ended_transfer_left_and_not_its_success() 
     let (state, actions) = play(&plan(true), [begin, vec![Event::LeaseOver]].concat());
     assert_eq!(actions.last(), Some(&Action::Sweep(SIGKILL)));
     let (_, actions) = step(&plan(true), state, Event::NothingLeft, Instant::now());
-    assert_eq!(actions, [Action::Conclude { exit: Exit::Code(0), reason: None }]);
+    assert_eq!(
+        actions,
+        [Action::Conclude { exit: Exit::Code(0), reason: None, incomplete: false, flush: FLUSH_LIMIT }]
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub struct Sampler {
     alive: SignOfLife,
 }
 
-/// When the transfer last showed that it lives, by output, I/O or CPU.
+/// When the transfer last showed that it lives, by output, disk I/O or CPU. Not by the network: in a Pod our own reports travel there too.
 struct SignOfLife {
     at: Instant,
     read_at: Instant,

@@ -10,7 +10,7 @@ pub struct Tree {
     /// Absent where sysinfo cannot read this system.
     system: Option<System>,
     /// Disk counters vanish with their process; the largest sum seen stands for what is gone.
-    disk: (u64, u64),
+    disk: Option<(u64, u64)>,
 }
 
 /// One of the transfer's processes.
@@ -23,34 +23,56 @@ pub struct Process {
 
 impl Tree {
     pub fn new() -> Self {
-        Self { system: System::new().ok(), disk: (0, 0) }
+        Self { system: System::new().ok(), disk: None }
     }
 
     /// What all descendants use now, and who they are, the oldest first. A tree without a living process has no memory to read.
     pub fn read(&mut self) -> (Reading, Vec<Process>) {
-        let what = ProcessRefreshKind::nothing().with_memory().with_cpu().with_disk_usage().without_tasks();
+        let what = ProcessRefreshKind::nothing().with_memory().with_cpu().without_tasks();
         let Some(system) = &mut self.system else { return (Reading::default(), vec![]) };
         system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
         let ours = descendants(system);
         let mut reading = Reading { processes: u32::try_from(ours.len()).ok(), ..Reading::default() };
         let mut cpu_seconds = reaped_cpu_seconds();
-        let mut disk = (0, 0);
+        let (mut disk, mut is_hidden) = (None, false);
         let mut processes = vec![];
         for process in ours.iter().filter_map(|pid| system.process(*pid)) {
             reading.rss_bytes = Some(reading.rss_bytes.unwrap_or(0).saturating_add(process.memory()));
             let milliseconds = u32::try_from(process.accumulated_cpu_time()).unwrap_or(u32::MAX);
             cpu_seconds = cpu_seconds.map(|seconds| seconds + f64::from(milliseconds) / 1000.0);
             processes.push(Process { pid: process.pid().as_u32(), started: process.start_time() });
-            let io = process.disk_usage();
-            disk = (disk.0 + io.total_read_bytes, disk.1 + io.total_written_bytes);
+            match disk_bytes(process.pid().as_u32()) {
+                Ok((read, written)) => {
+                    let (all_read, all_written) = disk.unwrap_or((0_u64, 0_u64));
+                    disk = Some((all_read.saturating_add(read), all_written.saturating_add(written)));
+                }
+                Err(error) => is_hidden |= error.kind() == std::io::ErrorKind::PermissionDenied,
+            }
         }
-        self.disk = (self.disk.0.max(disk.0), self.disk.1.max(disk.1));
+        self.disk = larger(self.disk, disk);
+        // A part of it would look like a transfer that reads and writes less.
+        let disk = self.disk.filter(|_| !is_hidden);
         reading.tree_cpu_seconds = cpu_seconds;
-        reading.disk_read_bytes = Some(self.disk.0);
-        reading.disk_written_bytes = Some(self.disk.1);
+        reading.disk_read_bytes = disk.map(|disk| disk.0);
+        reading.disk_written_bytes = disk.map(|disk| disk.1);
         processes.sort_unstable_by_key(|process| (process.started, process.pid));
         (reading, processes)
     }
+}
+
+/// What it read from and wrote to disks (proc_pid_io(5)); another user's is hidden from us. Not by sysinfo, where hidden is zero.
+fn disk_bytes(pid: u32) -> std::io::Result<(u64, u64)> {
+    let counters = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let counter = |name: &str| {
+        let value = counters.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or(std::io::ErrorKind::InvalidData)
+    };
+    Ok((counter("read_bytes:")?, counter("write_bytes:")?))
+}
+
+fn larger(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
+    Some((one.0.max(other.0), one.1.max(other.1)))
 }
 
 fn descendants(system: &System) -> HashSet<Pid> {
@@ -78,4 +100,18 @@ fn reaped_cpu_seconds() -> Option<f64> {
         i32::try_from(time.tv_sec()).map(f64::from).unwrap_or(f64::from(i32::MAX)) + micros / 1e6
     };
     Some(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_of_the_disk_counts_and_what_is_hidden_does_not() {
+        assert!(disk_bytes(std::process::id()).is_ok());
+        assert_eq!(disk_bytes(u32::MAX).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(larger(None, None), None);
+        assert_eq!(larger(Some((1, 4)), None), Some((1, 4)));
+        assert_eq!(larger(Some((1, 4)), Some((2, 3))), Some((2, 4)));
+    }
 }
