@@ -122,7 +122,7 @@ fn a_term_in_another_reasons_drain_starts_its_own_grace() {
     let brief = Plan { grace: Some(Duration::from_secs(5)), ..plan(true) };
     let begin = [Event::Begin, Event::Granted, Event::Spawned];
     for before in [Event::Told(Directive::Cancel), Event::Stalled, Event::StopBy(Instant::now() + brief.linger)] {
-        let (state, _) = play(&brief, [&begin[..], &[before.clone()]].concat());
+        let (state, _) = play(&brief, [&begin[..], std::slice::from_ref(&before)].concat());
         let State::Draining(earlier) = state.clone() else { panic!("{state:?}") };
         let now = Instant::now();
         let (state, _) = step(&brief, state, term(false), now);
