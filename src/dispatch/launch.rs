@@ -10,8 +10,7 @@ impl Dispatcher {
     /// Uses the permit up. Whatever interrupts this, reconcile finds the committed order and goes on from there.
     pub(super) async fn launch(&self, permit: Permit) -> Result<(), ledger::Error> {
         let job = permit.into_job();
-        let uid = uuid::Uuid::new_v4().to_string();
-        match self.ledger.begin_launch(&job, self.cluster.name(), uid).await? {
+        match self.ledger.begin_launch(&job, self.cluster.name(), self.cluster.choose_uid()).await? {
             Some(order) => self.create(&order).await,
             None => Ok(()),
         }
@@ -20,11 +19,11 @@ impl Dispatcher {
     /// Makes the place of a committed order; the place that exists counts.
     pub(super) async fn create(&self, order: &Order) -> Result<(), ledger::Error> {
         match self.cluster.launch(order).await {
-            Ok(()) => self.ledger.launched(&order.id).await,
+            Ok(uid) => self.ledger.launched(&order.id, &uid).await,
             Err(LaunchError::Refused(why)) => {
                 self.ledger.end_attempt(&order.id, proof::refused(&why, ledger::now())).await
             }
-            Err(LaunchError::NotNow(why)) => {
+            Err(LaunchError::NotNow { why, .. }) => {
                 tracing::warn!(
                     job = order.id.job,
                     attempt = order.id.attempt,

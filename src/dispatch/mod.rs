@@ -5,6 +5,7 @@
 
 pub mod admit;
 mod launch;
+mod pending;
 mod proof;
 mod reconcile;
 pub mod retry;

@@ -2,16 +2,18 @@
 //! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided, but for a strict attempt whose lease is
 //! over.
 
-use super::{Dispatcher, proof};
+use super::{Dispatcher, pending, proof};
 use crate::{
-    cluster::{Observation, SupervisorExit},
-    ledger::{self, LiveAttempt},
+    cluster::{End, EndCause, Observation, Wait},
+    ledger::{self, LiveAttempt, Order},
     record::termination::{Signed, Story},
 };
 use std::time::Duration;
 
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
+/// Nothing runs in it that would need any.
+const NO_GRACE: Duration = Duration::ZERO;
 
 impl Dispatcher {
     /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
@@ -26,42 +28,103 @@ impl Dispatcher {
             }
         }
         for order in self.ledger.unreleased(self.cluster.name()).await? {
-            // Its supervisor may still be on its way out.
-            if matches!(self.cluster.observe(&order).await, Observation::Ended { .. } | Observation::NeverExisted) {
-                match self.cluster.release(&order.id).await {
-                    Ok(()) => self.ledger.released(&order.id).await?,
-                    Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
+            self.release(&order).await?;
+        }
+        self.release_strays().await
+    }
+
+    /// One attempt, held against what can be seen of it.
+    pub(super) async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let order = &attempt.order;
+        let cancelled = attempt.cancel_requested.is_some();
+        match self.cluster.observe(order).await {
+            Observation::Alive { uid } => {
+                self.exists(attempt, &uid).await?;
+                if cancelled {
+                    self.stop(order, CANCEL_GRACE).await;
                 }
+                Ok(())
             }
+            Observation::Waiting { uid, wait } => {
+                self.exists(attempt, &uid).await?;
+                self.wait(attempt, &wait).await
+            }
+            Observation::Absent if attempt.launching && !attempt.granted && !cancelled => self.create(order).await,
+            Observation::Absent => self.absent(attempt).await,
+            Observation::Ended(end) => self.end(attempt, end).await,
+            Observation::Unknown(why) => self.unseen(attempt, &why).await,
+        }
+    }
+
+    /// Its place has been seen: what the launch may have died before saying.
+    async fn exists(&self, attempt: &LiveAttempt, uid: &str) -> Result<(), ledger::Error> {
+        if attempt.launching || attempt.order.uid.is_empty() {
+            self.ledger.launched(&attempt.order.id, uid).await?;
         }
         Ok(())
     }
 
-    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
-        let order = &attempt.order;
-        match self.cluster.observe(order).await {
-            Observation::Alive => {
-                if attempt.launching {
-                    self.ledger.launched(&order.id).await?;
-                }
-                if attempt.cancel_requested.is_some()
-                    && let Err(why) = self.cluster.stop(order, CANCEL_GRACE).await
-                {
-                    tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
-                }
-                Ok(())
-            }
-            Observation::NeverExisted if attempt.launching && attempt.cancel_requested.is_none() => {
-                self.create(order).await
-            }
-            // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
-            Observation::NeverExisted if attempt.cancel_requested.is_some() => self.end(attempt, None, &[]).await,
-            Observation::NeverExisted => {
-                self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
-            }
-            Observation::Ended { exit, message } => self.end(attempt, exit, &message).await,
-            Observation::Unknown(why) => self.unseen(attempt, &why).await,
+    /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
+    async fn wait(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
+        let id = &attempt.order.id;
+        let end = match attempt.cancel_requested {
+            Some(_) => Some(proof::vanished(true, ledger::now())),
+            None => pending::overdue(wait, ledger::now()),
+        };
+        if let Some(end) = end
+            && !attempt.granted
+            && self.ledger.end_ungranted(id, end).await?
+        {
+            self.stop(&attempt.order, NO_GRACE).await;
         }
+        Ok(())
+    }
+
+    async fn absent(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let cancelled = attempt.cancel_requested.is_some();
+        if !attempt.granted
+            && self.ledger.end_ungranted(&attempt.order.id, proof::vanished(cancelled, ledger::now())).await?
+        {
+            return Ok(());
+        }
+        // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
+        if cancelled {
+            return self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await;
+        }
+        self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
+    }
+
+    async fn stop(&self, order: &Order, grace: Duration) {
+        if let Err(why) = self.cluster.stop(order, grace).await {
+            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
+        }
+    }
+
+    /// The attempt's end is in the ledger: its place may go, once nothing runs there.
+    pub(super) async fn release(&self, order: &Order) -> Result<(), ledger::Error> {
+        match self.cluster.observe(order).await {
+            Observation::Ended(_) | Observation::Absent => match self.cluster.release(&order.id).await {
+                Ok(()) => self.ledger.released(&order.id).await?,
+                Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
+            },
+            Observation::Waiting { .. } => self.stop(order, NO_GRACE).await,
+            // Its supervisor may still be on its way out.
+            Observation::Alive { .. } | Observation::Unknown(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it
+    /// leaves alone: it may have been restored from a backup.
+    async fn release_strays(&self) -> Result<(), ledger::Error> {
+        for id in self.cluster.unreleased() {
+            if self.ledger.is_released(&id).await?
+                && let Err(why) = self.cluster.release(&id).await
+            {
+                tracing::warn!(job = id.job, why = format!("{why:#}"), "cannot be released yet");
+            }
+        }
+        Ok(())
     }
 
     /// The cluster cannot tell. A lease that is over can: its supervisor has killed everything before. Without one nothing is decided.
@@ -78,18 +141,24 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn end(
-        &self,
-        attempt: &LiveAttempt,
-        exit: Option<SupervisorExit>,
-        message: &[u8],
-    ) -> Result<(), ledger::Error> {
+    async fn end(&self, attempt: &LiveAttempt, end: End) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
-        let story = self.believed(&attempt, message);
-        let remains =
-            proof::Remains { granted: attempt.granted, executing: attempt.executing, exit, story, now: ledger::now() };
-        self.ledger.end_attempt(&attempt.order.id, proof::end(remains)).await
+        let story = self.believed(&attempt, &end.message);
+        let remains = proof::Remains {
+            granted: attempt.granted,
+            executing: attempt.executing,
+            cancelled: attempt.cancel_requested.is_some(),
+            end,
+            story,
+            now: ledger::now(),
+        };
+        let id = &attempt.order.id;
+        if attempt.granted {
+            return self.ledger.end_attempt(id, proof::end(remains)).await;
+        }
+        // Granted since: looked at again in the next pass.
+        self.ledger.end_ungranted(id, proof::end(remains)).await.map(|_| ())
     }
 
     fn believed(&self, attempt: &LiveAttempt, message: &[u8]) -> Option<Story> {

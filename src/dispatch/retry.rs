@@ -19,7 +19,8 @@ pub fn next_step(case: &RetryCase<'_>) -> NextStep {
         _ if case.cancel_requested => return NextStep::Cancel,
         Outcome::Cancelled => return NextStep::Cancel,
         Outcome::CreateFailed => return NextStep::Reject,
-        Outcome::NotStarted { .. } => return NextStep::Fail,
+        // Waiting was the retry.
+        Outcome::NotStarted { .. } | Outcome::ImageUnavailable | Outcome::Unschedulable => return NextStep::Fail,
         _ => {}
     }
     let repeatable = !case.may_have_run || case.job.is_idempotent() || nothing_was_written(case);

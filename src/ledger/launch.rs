@@ -28,6 +28,7 @@ pub struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: AttemptId,
+    /// The place's; empty until the place has told it, for one that brings its own.
     pub uid: String,
     pub job: Job,
 }
@@ -115,10 +116,11 @@ impl Ledger {
         Ok(Some(Order { id, uid, job: row.job }))
     }
 
-    /// The attempt's place exists.
-    pub async fn launched(&self, id: &AttemptId) -> Result<(), Error> {
+    /// The attempt's place exists, under this UID.
+    pub async fn launched(&self, id: &AttemptId, uid: &str) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         let now = super::now();
+        self.bind_uid(&mut tx, id, uid).await?;
         let statement = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE job_id = ? AND attempt = ? AND state = 'launching'";
         let query = self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt));
         let first = query.execute(&mut *tx).await?.rows_affected() == 1;
@@ -150,6 +152,14 @@ impl Ledger {
     pub async fn unreleased(&self, cluster: &str) -> Result<Vec<Order>, Error> {
         let query = self.sql(attempts_where!("a.state = 'ended' AND a.released_at_ms IS NULL AND a.cluster = ?"));
         Ok(readable(&query.bind(cluster.to_owned()).fetch_all(&self.pool).await?, order))
+    }
+
+    /// Whether the attempt is one of ours that has ended, and whose place was released.
+    pub async fn is_released(&self, id: &AttemptId) -> Result<bool, Error> {
+        let statement = "SELECT released_at_ms FROM attempts WHERE job_id = ? AND attempt = ? AND state = 'ended'";
+        let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
+        let row = query.fetch_optional(&self.pool).await?;
+        Ok(row.map(|row| row.try_get::<Option<i64>, _>("released_at_ms")).transpose()?.flatten().is_some())
     }
 
     /// The place of an ended attempt holds nothing any more.

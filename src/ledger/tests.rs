@@ -75,7 +75,7 @@ impl Fresh {
     async fn next_attempt(&self, id: &str) -> AttemptId {
         let order =
             self.ledger.begin_launch(id, "here", "uid".into()).await.unwrap().expect("the job is to be launched");
-        self.ledger.launched(&order.id).await.unwrap();
+        self.ledger.launched(&order.id, "uid").await.unwrap();
         order.id
     }
 
@@ -226,7 +226,7 @@ async fn a_retry_that_overtook_its_launch_stays_in_the_queue() {
     let order = fresh.ledger.begin_launch("a", "here", "uid".into()).await.unwrap().unwrap();
     fresh.grant(&order.id, "n").await;
     fresh.append(&order.id, "n", vec![phase(1, Phase::Executing), end(2, Outcome::Killed { signal: 9 })]).await;
-    fresh.ledger.launched(&order.id).await.unwrap();
+    fresh.ledger.launched(&order.id, "uid").await.unwrap();
     assert_eq!(fresh.phase("a").await, "queued");
     assert_eq!(fresh.ledger.waiting(10).await.unwrap().len(), 1);
 }

@@ -8,13 +8,14 @@
 //! ```
 
 pub mod api;
+mod clusters;
 mod guard;
 mod lock;
 pub mod settings;
 mod workers;
 
 use crate::{
-    cluster::{Cluster, key::Key, local},
+    cluster::{Cluster, key::Key},
     dispatch::{Dispatcher, admit::Limits, retry},
     intake,
     ledger::{Ledger, Terms},
@@ -75,20 +76,7 @@ impl Ready {
             .with_context(|| format!("open the ledger {}", settings::shown(&url)))?;
         let key = Arc::new(Key::load_or_create(&dir.join("key"))?);
         let wake = Arc::new(Notify::new());
-        let cluster = settings.cluster()?;
-        let cluster: Arc<dyn Cluster> = Arc::new(local::Local::new(
-            local::Settings {
-                name: cluster.name.clone(),
-                dir,
-                supervisor: std::path::absolute(&cluster.supervisor).context("find the supervisor")?,
-                tools: cluster.tools.as_ref().map(std::path::absolute).transpose().context("find Embulk")?,
-                ledger_url: format!("http://{workers}/"),
-                heartbeat: settings.heartbeat.0,
-                linger: settings.linger.0,
-            },
-            Arc::clone(&key),
-            Arc::clone(&wake),
-        )?);
+        let cluster = clusters::open(settings, settings.cluster()?, &dir, workers, &key, &wake).await?;
         let dispatcher = Dispatcher {
             ledger: ledger.clone(),
             cluster: Arc::clone(&cluster),

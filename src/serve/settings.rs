@@ -1,6 +1,6 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
-use crate::record::span::Span;
+use crate::{cluster::kubernetes, record::span::Span};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -55,10 +55,32 @@ pub struct Settings {
     /// How long a job that says `fencing: strict` may go on without the ledger.
     pub lease: Span,
     /// `[[cluster]]`: where attempts run.
-    pub cluster: Vec<Local>,
+    pub cluster: Vec<Place>,
 }
 
-/// A `local` cluster: the one kind that this release has.
+/// One `[[cluster]]`; its `kind` is `local` where nothing is said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", untagged)]
+pub enum Place {
+    Local(Local),
+    Kubernetes(Box<kubernetes::Settings>),
+}
+
+impl TryFrom<serde_json::Value> for Place {
+    type Error = String;
+
+    fn try_from(mut value: serde_json::Value) -> Result<Self, String> {
+        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind"));
+        let read = match kind.as_ref().map_or(Some("local"), serde_json::Value::as_str) {
+            Some("local") => serde_json::from_value(value).map(Self::Local),
+            Some("kubernetes") => serde_json::from_value(value).map(Self::Kubernetes),
+            _ => return Err("cluster.kind: either local or kubernetes".into()),
+        };
+        read.map_err(|why| format!("cluster: {why}"))
+    }
+}
+
+/// A `local` cluster: processes of this machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Local {
@@ -80,7 +102,7 @@ impl Default for Settings {
             report_every: Span(Duration::from_secs(10)),
             linger: Span(Duration::from_secs(600)),
             lease: LEASE,
-            cluster: vec![Local::default()],
+            cluster: vec![Place::Local(Local::default())],
         }
     }
 }
@@ -130,7 +152,7 @@ impl Settings {
     }
 
     /// The one cluster that this release has.
-    pub fn cluster(&self) -> anyhow::Result<&Local> {
+    pub fn cluster(&self) -> anyhow::Result<&Place> {
         match self.cluster.as_slice() {
             [cluster] => Ok(cluster),
             clusters => bail!("cluster: this release runs exactly one [[cluster]]; there are {}", clusters.len()),
@@ -139,7 +161,9 @@ impl Settings {
 
     /// What can be seen to be wrong before anything is opened.
     pub fn check(&self) -> anyhow::Result<()> {
-        self.cluster()?;
+        if let Place::Kubernetes(settings) = self.cluster()? {
+            settings.check()?;
+        }
         if !self.listen.ip().is_loopback() {
             bail!(
                 "listen: {} is open to the network, and this release has no authentication for people; \
