@@ -13,5 +13,6 @@ mod embulk;
 mod fencing;
 mod guest;
 mod init;
+mod kubernetes_env;
 mod lifecycle;
 mod reports;

@@ -5,6 +5,8 @@ pub mod databases;
 pub mod dev;
 pub mod guest;
 pub mod image;
+pub mod keeper;
+pub mod kubernetes;
 pub mod names;
 pub mod wrong_ledger;
 
