@@ -13,6 +13,7 @@ mod embulk;
 mod fencing;
 mod guest;
 mod init;
+mod kubernetes;
 mod kubernetes_env;
 mod lifecycle;
 mod reports;

@@ -129,6 +129,9 @@ pub enum WaitCause {
 pub struct End {
     /// How the supervisor ended, where its parent saw it.
     pub exit: Option<SupervisorExit>,
+    /// It is the last start of the place that was seen to end; there may have been an earlier one that nobody has seen end. A kubelet that has lost
+    /// its record of a container starts another.
+    pub last_start: bool,
     /// What stands in its termination log.
     pub message: Vec<u8>,
     /// What the cluster did to it, if it did.

@@ -13,6 +13,12 @@ use crate::{
 /// The supervisor's exit code where nothing was run, or no longer counts.
 const NO_LEAVE: i32 = 75;
 
+/// Whether this is the end of a process that had no leave, of an attempt whose leave another process has: that one's end is proved by nothing.
+pub fn is_anothers(end: &End, granted: bool, story: Option<&Story>) -> bool {
+    let ended = story.is_some_and(|story| story.ending.is_some());
+    granted && end.last_start && end.exit == Some(SupervisorExit::Code(NO_LEAVE)) && !ended
+}
+
 /// What is left of an attempt whose end is proved.
 pub struct Remains {
     pub granted: bool,
@@ -224,6 +230,17 @@ mod tests {
         let exit = Some(SupervisorExit::Code(137));
         assert_eq!(outcome(true, exit, Some(story(Some(ending)))), (Outcome::Drained, Evidence::TerminationMessage));
         assert_eq!(outcome(true, exit, Some(story(None))), (Outcome::Killed { signal: 9 }, Evidence::ExitCode));
+    }
+
+    #[test]
+    fn a_second_start_that_was_turned_away_proves_nothing_of_the_first() {
+        let end = |last_start, code| End { exit: Some(SupervisorExit::Code(code)), last_start, ..End::default() };
+        assert!(is_anothers(&end(true, 75), true, None));
+        assert!(is_anothers(&end(true, 75), true, Some(&story(None))));
+        // Nobody has it; it is the only one there was; it ended by itself.
+        for (end, granted) in [(end(true, 75), false), (end(false, 75), true), (end(true, 1), true)] {
+            assert!(!is_anothers(&end, granted, None));
+        }
     }
 
     #[test]

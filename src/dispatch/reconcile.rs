@@ -145,6 +145,10 @@ impl Dispatcher {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
         let story = self.believed(&attempt, &end.message);
+        if proof::is_anothers(&end, attempt.granted, story.as_ref()) {
+            let why = "its container was started twice: the one that was turned away has ended, of the other nothing is known";
+            return self.unseen(&attempt, why).await;
+        }
         let remains = proof::Remains {
             granted: attempt.granted,
             executing: attempt.executing,

@@ -73,7 +73,10 @@ fn never_fits(words: &str) -> Option<String> {
     };
     let requested = part("requested:", Some(", used:"))?;
     let limited = part("limited:", None)?;
-    let over = |(name, asked): &(String, f64)| limited.iter().any(|(limit, most)| limit == name && asked > most);
+    // A quota of nothing is a closed door, and doors open.
+    let over = |(name, asked): &(String, f64)| {
+        limited.iter().any(|(limit, most)| limit == name && *most > 0.0 && asked > most)
+    };
     requested.into_iter().find(over).map(|(name, _)| name)
 }
 
@@ -125,6 +128,7 @@ mod tests {
             (409, "Conflict", "Operation cannot be fulfilled on resourcequotas \"q\"", "Busy"),
             (403, "Forbidden", &quota("1Gi", "1024Mi"), "Full"),
             (403, "Forbidden", &quota("1025Mi", "1Gi"), "refused"),
+            (403, "Forbidden", &quota("1Gi", "0"), "Full"),
             (403, "Forbidden", "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"", "refused"),
             (
                 403,

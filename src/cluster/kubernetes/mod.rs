@@ -20,6 +20,7 @@ mod sweep;
 mod template;
 mod watch;
 
+pub use name::pod as pod_name;
 pub use pod::Told;
 pub use settings::Settings;
 

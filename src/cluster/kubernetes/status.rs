@@ -126,7 +126,7 @@ fn terminated(seen: &Seen, ended: &Terminated, pod: &str) -> End {
     let more = more.into_iter().filter_map(|(source, words)| Some(format!("{source}: {}", words.as_ref()?)));
     let evidence = std::iter::once(said).chain(more).collect();
     let message = ended.message.clone().into_bytes();
-    End { exit, message, cause: cause(seen, ended), evidence }
+    End { exit, last_start: true, message, cause: cause(seen, ended), evidence }
 }
 
 fn cause(seen: &Seen, ended: &Terminated) -> Option<EndCause> {
