@@ -2,13 +2,14 @@
 
 use crate::env::{
     is_alive,
-    kubernetes::{Cluster, Namespace, agent::Agent, cluster},
+    kubernetes::{Cluster, Namespace, agent::Agent, cluster, node},
     wait_for,
     wrong_ledger::{Reply, WrongLedger},
 };
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::Read as _,
     path::Path,
     process::{Command, Stdio},
 };
@@ -119,12 +120,13 @@ fn worker(name: &str, ledger: &str, script: &str) -> Value {
         name,
         json!({}),
         json!({
-            "args": ["--", "sh", "-c", script],
+            "args": ["sh", "-c", script.replace('$', "$$")],
             "env": [
                 {"name": "SENDO_JOB", "value": name}, {"name": "SENDO_ATTEMPT", "value": "1"},
                 {"name": "SENDO_LEDGER_URL", "value": ledger}, {"name": "SENDO_HEARTBEAT", "value": "100ms"},
                 {"name": "SENDO_TOKEN_FILE", "value": "/var/run/secrets/sendo/token"},
-                {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+                {"name": "LEDGER", "value": "$(SENDO_LEDGER_URL) for $$1"},
+            {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             ],
             "volumeMounts": [
                 {"name": "token", "mountPath": "/var/run/secrets/sendo"}, {"name": "secrets", "mountPath": "/run/sendo/secrets"},
@@ -151,7 +153,7 @@ fn the_agent_runs_the_real_supervisor_through_a_job() {
     let agent = Agent::start(&namespace, 1);
     let ledger = WrongLedger::start(Reply::to);
     // It waits for its secret, as with a kubelet.
-    namespace.apply(&worker("job", &ledger.url, "echo pid $$ of $POD_UID; exit 3"));
+    namespace.apply(&worker("job", &ledger.url, "echo $POD_UID reports to $LEDGER; exit 3"));
     namespace.wait_for_pod("job", "waiting for its secret", |pod| {
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         waiting["message"].as_str()?.contains("secret \"dwh\" not found").then_some(())
@@ -163,7 +165,8 @@ fn the_agent_runs_the_real_supervisor_through_a_job() {
     let word: Value = serde_json::from_str(terminated(&pod)["message"].as_str().unwrap()).unwrap();
     assert!(word.is_object(), "{word}");
     let uid = pod["metadata"]["uid"].as_str().unwrap();
-    assert!(agent.output("job").contains(&format!("of {uid}")), "{}", agent.output("job"));
+    let said = format!("{uid} reports to {} for $1\n", ledger.url);
+    assert!(agent.output("job").contains(&said), "{}", agent.output("job"));
     assert_eq!(fs::read_to_string(agent.folder("job").join("volumes/secrets/dwh")).unwrap(), "b-of-the-boat");
 
     // The token is one that the API server vouches for, for this Pod.
@@ -231,6 +234,69 @@ fn the_agent_misbehaves_when_it_is_told_to() {
     assert_eq!(terminated(&namespace.wait_for_phase("twice", "Failed"))["exitCode"], 137);
 }
 
+/// A Pod for a real kubelet: the worker image with a plain command.
+fn contained(name: &str, script: &str) -> Value {
+    let mut pod = pod(
+        name,
+        json!({}),
+        json!({
+            "image": node::WORKER, "imagePullPolicy": "Never", "args": ["sh", "-c", script],
+            "resources": {"limits": {"cpu": "500m", "memory": "256Mi"}},
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        }),
+    );
+    pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = json!(true);
+    pod["spec"]["volumes"] = json!([{"name": "tmp", "emptyDir": {}}]);
+    pod
+}
+
+#[test]
+fn a_real_kubelet_runs_the_worker_image_and_tells_its_end() {
+    let node = node::real();
+    let script = "id -u; touch /etc/x 2>/dev/null || echo read-only; printf well >/dev/termination-log; exit 7";
+    node.namespace.apply(&contained("ends", script));
+    let pod = node.namespace.wait_for_phase("ends", "Failed");
+    assert_eq!((&terminated(&pod)["exitCode"], &terminated(&pod)["message"]), (&json!(7), &json!("well")), "{pod:#}");
+    assert_eq!(node.namespace.kubectl(&["logs", "ends"]), "10001\nread-only\n");
+    assert_eq!(pod["spec"]["nodeName"], node.name);
+}
+
+#[test]
+fn a_real_pod_reaches_a_server_on_the_nodes_address() {
+    let node = node::real();
+    let listener = std::net::TcpListener::bind((node.address.as_str(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    node.namespace.apply(&contained("calls", &format!("exec bash -c 'echo hello >/dev/tcp/{}/{port}'", node.address)));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello\n");
+    node.namespace.wait_for_phase("calls", "Succeeded");
+}
+
+#[test]
+fn the_worker_image_starts_embulk_from_its_class_data_archive() {
+    let node = node::real();
+    let mut pod = contained("embulk", "embulk --version");
+    let options = json!({"name": "EMBULK_JAVA_OPTS", "value": "-Xshare:on"}); // no archive, no start
+    pod["spec"]["containers"][0]["env"] = json!([options]);
+    node.namespace.apply(&pod);
+    let ended = node.namespace.wait_for_pod("embulk", "ended", |pod| (!terminated(pod).is_null()).then(|| pod.clone()));
+    let said = node.namespace.kubectl(&["logs", "embulk"]);
+    assert!(said.contains("0.11.5"), "{said}{ended:#}");
+}
+
+#[test]
+fn the_control_image_is_the_control_program() {
+    let node = node::real();
+    let mut pod = contained("control", "");
+    pod["spec"]["containers"][0]["image"] = json!(node::CONTROL);
+    pod["spec"]["containers"][0]["args"] = json!(["--version"]);
+    node.namespace.apply(&pod);
+    node.namespace.wait_for_phase("control", "Succeeded");
+    assert_eq!(node.namespace.kubectl(&["logs", "control"]), format!("sendo {}\n", env!("CARGO_PKG_VERSION")));
+}
+
 /// In the run that this starts, of this same test: a folder. There it starts a cluster and an agent's Pod, and waits to be killed.
 const VICTIM: &str = "SENDO_TEST_TO_BE_KILLED";
 
@@ -262,7 +328,7 @@ fn wait_to_be_killed(folder: &Path) -> ! {
     let cluster = Cluster::start();
     let namespace = cluster.namespace();
     let agent = Agent::start(&namespace, 1);
-    namespace.apply(&pod("pod", json!({}), json!({"args": ["--", "sleep", "1000"]})));
+    namespace.apply(&pod("pod", json!({}), json!({"args": ["sleep", "1000"]})));
     let programs = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
     let pids = programs.map(|name| cluster.pid(name).to_string()).join(" ");
     fs::write(folder.join("pids"), format!("{pids} {} all", agent.init("pod"))).unwrap();

@@ -106,10 +106,13 @@ impl<'a> Namespace<'a> {
         let what = format!("node {name} to be ready");
         wait_for(&what, || {
             let node = self.get("node", name)?;
-            let conditions = node["status"]["conditions"].as_array()?;
-            let is_ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
-            (is_ready && node["spec"]["taints"].is_null()).then_some(())
+            is_ready(&node).then_some(())
         });
+    }
+
+    /// What a node carries whose Pods are this namespace's.
+    pub(super) fn label(&self) -> String {
+        format!("{OWNER}={}", self.name)
     }
 
     /// Runs kubectl here, as the administrator; gives back what it says.
@@ -162,9 +165,16 @@ impl<'a> Namespace<'a> {
     }
 }
 
+/// Whether the scheduler may use this node.
+pub(super) fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    let is_ready = conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True");
+    is_ready && node["spec"]["taints"].is_null()
+}
+
 impl Drop for Namespace<'_> {
     fn drop(&mut self) {
-        let label = format!("{OWNER}={}", self.name);
+        let label = self.label();
         let delete = |words: &[&str]| {
             let mut kubectl: Command = self.cluster.kubectl();
             let _ = kubectl.args(["delete", "--wait=false", "--ignore-not-found"]).args(words).output(); // all of it goes with the cluster

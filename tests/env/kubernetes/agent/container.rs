@@ -23,6 +23,8 @@ wait $!"#;
 /// Ready to be started.
 pub struct Container {
     folder: PathBuf,
+    /// Its working directory.
+    home: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
@@ -59,19 +61,31 @@ impl Container {
             variables.push(("SENDO_SECRETS_DIR".to_owned(), secrets));
         }
         for variable in list(&container["env"]) {
-            let value = sources.value(variable).await?;
+            let value = expand(&sources.value(variable).await?, &variables);
             variables.push((text(&variable["name"]), behind(&value, &places).unwrap_or(value)));
         }
-        let words = [&container["command"], &container["args"]].into_iter().flat_map(list).map(text);
-        let mut words = words.map(|word| behind(&word, &places).unwrap_or(word));
-        // The image's entrypoint is the supervisor, under whatever path.
-        let program = if list(&container["command"]).is_empty() {
-            supervisor()
-        } else {
-            let program = words.next().unwrap();
-            if program.ends_with("sendo-supervisor") { supervisor() } else { program.into() }
+        let words = |words: &Value| {
+            let words = list(words).iter().map(|word| expand(&text(word), &variables));
+            words.map(|word| behind(&word, &places).unwrap_or(word)).collect::<Vec<_>>()
         };
-        Ok(Self { folder: folder.to_owned(), program, arguments: words.collect(), variables })
+        let [command, mut arguments] = [&container["command"], &container["args"]].map(words);
+        let mut command = command.into_iter();
+        let program = match command.next() {
+            // As the worker image has it.
+            None => {
+                if arguments.is_empty() {
+                    arguments = ["embulk", "run"].map(str::to_owned).into();
+                }
+                arguments.insert(0, "--".to_owned());
+                supervisor()
+            }
+            Some(program) if program.ends_with("sendo-supervisor") => supervisor(),
+            Some(program) => program.into(),
+        };
+        let arguments = command.chain(arguments).collect();
+        let home = container["workingDir"].as_str().and_then(|path| behind(path, &places));
+        let home = home.map_or_else(|| folder.join("work"), PathBuf::from);
+        Ok(Self { folder: folder.to_owned(), home, program, arguments, variables })
     }
 
     /// Starts it; dies with this thread at the latest.
@@ -84,7 +98,7 @@ impl Container {
             .args(&self.arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.folder.join("work"))
+            .current_dir(&self.home)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -226,6 +240,32 @@ fn places(container: &Value, folder: &Path) -> Vec<(String, String)> {
     places.push((log.to_owned(), show(&folder.join("termination-log"))));
     places.sort_by_key(|(mounted, _)| std::cmp::Reverse(mounted.len()));
     places
+}
+
+/// `$(NAME)` becomes that variable's value, `$$` a dollar.
+/// (<https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>)
+fn expand(text: &str, variables: &[(String, String)]) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded.push_str(before);
+        rest = after;
+        let named = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+        let known = named.and_then(|(name, after)| {
+            let (_, value) = variables.iter().rev().find(|(known, _)| known == name)?;
+            Some((value, after))
+        });
+        if let Some(after) = after.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((value, after)) = known {
+            expanded.push_str(value);
+            rest = after;
+        } else {
+            expanded.push('$');
+        }
+    }
+    expanded + rest
 }
 
 /// What lies behind a path of the container.
