@@ -12,8 +12,11 @@ pub trait Cluster: Send + Sync {
     /// Its name in the ledger.
     fn name(&self) -> &str;
 
-    /// Makes the attempt's place, once: given again, the place that exists counts.
-    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<(), LaunchError>>;
+    /// The UID of the next place, where that is ours to choose; empty where the place brings its own, as a Pod does.
+    fn choose_uid(&self) -> String;
+
+    /// Makes the attempt's place, once: given again, the place that exists counts. Gives back the place's UID.
+    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<String, LaunchError>>;
 
     /// What can be seen of the attempt's place.
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation>;
@@ -35,8 +38,24 @@ pub enum LaunchError {
     #[error("{0}")]
     Refused(String),
     /// It may go another time.
-    #[error("{0}")]
-    NotNow(String),
+    #[error("{why}")]
+    NotNow {
+        why: String,
+        hindrance: Hindrance,
+        /// The cluster's own word on when to ask again.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What stands in the way of a place that may be made another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// No room for this one (a quota): others may go.
+    Full,
+    /// The cluster asks for fewer requests.
+    Busy,
+    /// It does not answer, or not in a way that can be understood; whether the place exists is to be looked up.
+    Away,
 }
 
 /// What can be seen of an attempt's place.
@@ -62,4 +81,11 @@ pub enum Observation {
 pub enum SupervisorExit {
     Code(i32),
     Signal(i32),
+}
+
+impl LaunchError {
+    /// Another time, and nothing is wrong with the cluster's load.
+    pub fn away(why: impl Into<String>) -> Self {
+        Self::NotNow { why: why.into(), hindrance: Hindrance::Away, retry_after: None }
+    }
 }

@@ -5,7 +5,7 @@
 use super::{Dispatcher, proof};
 use crate::{
     cluster::{Observation, SupervisorExit},
-    ledger::{self, LiveAttempt},
+    ledger::{self, LiveAttempt, Order},
     record::termination::{Signed, Story},
 };
 use std::time::Duration;
@@ -14,10 +14,10 @@ use std::time::Duration;
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
 
 impl Dispatcher {
-    /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
-    pub(super) async fn reconcile(&self) -> Result<(), ledger::Error> {
-        for attempt in self.ledger.live_attempts(self.cluster.name()).await? {
-            match self.reconcile_one(&attempt).await {
+    /// One look at attempts that the ledger believes alive.
+    pub(super) async fn reconcile(&self, live: &[LiveAttempt]) -> Result<(), ledger::Error> {
+        for attempt in live {
+            match self.reconcile_one(attempt).await {
                 // One job's trouble is not the others'.
                 Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
                     tracing::error!("{error}")
@@ -25,9 +25,14 @@ impl Dispatcher {
                 other => other?,
             }
         }
-        for order in self.ledger.unreleased(self.cluster.name()).await? {
+        Ok(())
+    }
+
+    /// One look at attempts that have ended, and whose place is still to be released.
+    pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
+        for order in ended {
             // Its supervisor may still be on its way out.
-            if matches!(self.cluster.observe(&order).await, Observation::Ended { .. } | Observation::NeverExisted) {
+            if matches!(self.cluster.observe(order).await, Observation::Ended { .. } | Observation::NeverExisted) {
                 match self.cluster.release(&order.id).await {
                     Ok(()) => self.ledger.released(&order.id).await?,
                     Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
@@ -52,7 +57,8 @@ impl Dispatcher {
                 Ok(())
             }
             Observation::NeverExisted if attempt.launching && attempt.cancel_requested.is_none() => {
-                self.create(order).await
+                self.create(order);
+                Ok(())
             }
             // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
             Observation::NeverExisted if attempt.cancel_requested.is_some() => self.end(attempt, None, &[]).await,

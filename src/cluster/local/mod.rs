@@ -106,7 +106,7 @@ impl Local {
             return Err(LaunchError::Refused(why.into()));
         }
         let folder = self.folder(&order.id);
-        let not_now = |error: anyhow::Error| LaunchError::NotNow(format!("{error:#}"));
+        let not_now = |error: anyhow::Error| LaunchError::away(format!("{error:#}"));
         let work = folder.join("work");
         fs::DirBuilder::new()
             .recursive(true)
@@ -136,7 +136,7 @@ impl Local {
         let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets);
         written
             .with_context(|| format!("create {}", secrets.display()))
-            .map_err(|error| LaunchError::NotNow(format!("{error:#}")))?;
+            .map_err(|error| LaunchError::away(format!("{error:#}")))?;
         for (name, reference) in &order.job.secrets {
             let value = resolve(reference).map_err(|why| LaunchError::Refused(format!("secret `{name}`: {why}")))?;
             private(&secrets.join(name), value.as_bytes())?;
@@ -145,7 +145,7 @@ impl Local {
         let expires = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + life;
         let bearer = Bearer { id: order.id.clone(), uid: order.uid.clone() };
         let token =
-            self.key.token(bearer, expires.as_secs()).map_err(|error| LaunchError::NotNow(format!("{error:#}")))?;
+            self.key.token(bearer, expires.as_secs()).map_err(|error| LaunchError::away(format!("{error:#}")))?;
         private(&folder.join("token"), token.as_bytes())
     }
 
@@ -275,8 +275,12 @@ impl Cluster for Local {
         &self.settings.name
     }
 
-    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<(), LaunchError>> {
-        Box::pin(async move { block_in_place(|| self.launch_now(order)) })
+    fn choose_uid(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+
+    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<String, LaunchError>> {
+        Box::pin(async move { block_in_place(|| self.launch_now(order)).map(|()| order.uid.clone()) })
     }
 
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation> {
@@ -335,5 +339,5 @@ fn resolve(reference: &SecretRef) -> Result<String, String> {
 fn private(file: &Path, content: &[u8]) -> Result<(), LaunchError> {
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
     let written = opened.and_then(|mut opened| opened.write_all(content));
-    written.map_err(|why| LaunchError::NotNow(format!("write {}: {why}", file.display())))
+    written.map_err(|why| LaunchError::away(format!("write {}: {why}", file.display())))
 }
