@@ -134,6 +134,8 @@ pub struct End {
     pub last_start: bool,
     /// What stands in its termination log.
     pub message: Vec<u8>,
+    /// Where it was.
+    pub node: Option<String>,
     /// What the cluster did to it, if it did.
     pub cause: Option<EndCause>,
     /// What was seen, each with its source.

@@ -51,6 +51,10 @@ enum Verb {
     Cancel(verbs::cancel::Args),
     /// Try a job again.
     Retry(verbs::retry::Args),
+    /// Let a tenant's or a definition's jobs wait; or list what is paused.
+    Pause(verbs::pause::Args),
+    /// Let them go on.
+    Resume(verbs::pause::ResumeArgs),
 }
 
 /// The program.
@@ -65,6 +69,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Logs(args) => verbs::logs::run(args).await,
         Verb::Cancel(args) => verbs::cancel::run(args).await,
         Verb::Retry(args) => verbs::retry::run(args).await,
+        Verb::Pause(args) => verbs::pause::run(args).await,
+        Verb::Resume(args) => verbs::pause::resume(args).await,
     };
     match done {
         Ok(code) => code.into(),

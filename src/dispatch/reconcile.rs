@@ -16,10 +16,10 @@ const CANCEL_GRACE: Duration = Duration::from_secs(20);
 const NO_GRACE: Duration = Duration::ZERO;
 
 impl Dispatcher {
-    /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
-    pub(super) async fn reconcile(&self) -> Result<(), ledger::Error> {
-        for attempt in self.ledger.live_attempts(self.cluster.name()).await? {
-            match self.reconcile_one(&attempt).await {
+    /// One look at attempts that the ledger believes alive.
+    pub(super) async fn reconcile(&self, live: &[LiveAttempt]) -> Result<(), ledger::Error> {
+        for attempt in live {
+            match self.reconcile_one(attempt).await {
                 // One job's trouble is not the others'.
                 Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
                     tracing::error!("{error}")
@@ -27,14 +27,19 @@ impl Dispatcher {
                 other => other?,
             }
         }
-        for order in self.ledger.unreleased(self.cluster.name()).await? {
-            self.release(&order).await?;
+        Ok(())
+    }
+
+    /// One look at attempts that have ended, and whose place is still to be released.
+    pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
+        for order in ended {
+            self.release_one(order).await?;
         }
         self.release_strays().await
     }
 
     /// One attempt, held against what can be seen of it.
-    pub(super) async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
         let order = &attempt.order;
         let cancelled = attempt.cancel_requested.is_some();
         match self.cluster.observe(order).await {
@@ -49,7 +54,10 @@ impl Dispatcher {
                 self.exists(attempt, &uid).await?;
                 self.wait(attempt, &wait).await
             }
-            Observation::Absent if attempt.launching && !attempt.granted && !cancelled => self.create(order).await,
+            Observation::Absent if attempt.launching && !attempt.granted && !cancelled => {
+                self.create(order);
+                Ok(())
+            }
             Observation::Absent => self.absent(attempt).await,
             Observation::Ended(end) => self.end(attempt, end).await,
             Observation::Unknown(why) => self.unseen(attempt, &why).await,
@@ -101,7 +109,7 @@ impl Dispatcher {
     }
 
     /// The attempt's end is in the ledger: its place may go, once nothing runs there.
-    pub(super) async fn release(&self, order: &Order) -> Result<(), ledger::Error> {
+    async fn release_one(&self, order: &Order) -> Result<(), ledger::Error> {
         match self.cluster.observe(order).await {
             Observation::Ended(_) | Observation::Absent => match self.cluster.release(&order.id).await {
                 Ok(()) => self.ledger.released(&order.id).await?,
@@ -149,6 +157,7 @@ impl Dispatcher {
             let why = "its container was started twice: the one that was turned away has ended, of the other nothing is known";
             return self.unseen(&attempt, why).await;
         }
+        let node = end.node.clone();
         let remains = proof::Remains {
             granted: attempt.granted,
             executing: attempt.executing,
@@ -158,6 +167,9 @@ impl Dispatcher {
             now: ledger::now(),
         };
         let id = &attempt.order.id;
+        if let Some(node) = node {
+            self.ledger.on_node(id, &node).await?;
+        }
         if attempt.granted {
             return self.ledger.end_attempt(id, proof::end(remains)).await;
         }

@@ -45,7 +45,8 @@ impl Ledger {
             .bind(Phase::Queued.as_str().to_owned())
             .bind(now.0)
             .bind(now.0)
-            .bind(not_before_ms)
+            // From then on it waits: a tenant's jobs go in this order.
+            .bind(not_before_ms.max(now.0))
             .execute(&mut *tx)
             .await?;
         self.append_transition(&mut tx, &job.id, 0, None, Phase::Queued, Writer::Intake, "accepted", now).await?;

@@ -1,28 +1,37 @@
 //! The truth: a SQL database with every job, attempt, transition and reading. The only room with SQL.
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
-//! transaction: `accept` takes jobs in, `launch` and `grant` bind attempts, `lease` fences strict
+//! transaction: `accept` takes jobs in, `queue` and `live` say who waits and who runs, `launch` and `grant` bind attempts, `lease` fences strict
 //! attempts, `append` takes the supervisors' records, `fold` decides
 //! what an end means, `operate` obeys people, `query` reads.
 
 mod accept;
 mod append;
+mod batch;
+mod count;
 mod dialect;
 mod fold;
 mod grant;
 mod launch;
 mod lease;
+mod live;
 mod operate;
+mod pause;
 mod query;
+mod queue;
 mod rows;
 mod schema;
 
 pub use accept::Accepted;
+pub use count::statements;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
-pub use launch::{LiveAttempt, Order, Waiting};
+pub use launch::{Launch, Order, Place};
+pub use live::{LiveAttempt, Running};
 pub use operate::{Cancelled, Retried};
+pub use pause::{Pause, PauseKind};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
+pub use queue::{Line, Standing, Waiting};
 
 use crate::record::Millis;
 use dialect::Dialect;
@@ -125,6 +134,7 @@ impl Ledger {
 
     /// A statement with its parameters' places.
     fn sql(&self, statement: &'static str) -> Statement<'static> {
+        count::one();
         sqlx::query(self.dialect.sql(statement))
     }
 }

@@ -27,7 +27,9 @@ fn policy(case: &RetryCase<'_>) -> NextStep {
     match case.outcome {
         Outcome::Succeeded => NextStep::Succeed,
         _ if case.cancel_requested => NextStep::Cancel,
-        Outcome::Killed { .. } => NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure },
+        Outcome::Killed { .. } => {
+            NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
+        }
         Outcome::Lost => NextStep::Hold { question: "what now?".into() },
         _ => NextStep::Fail,
     }
@@ -228,7 +230,7 @@ async fn a_retry_that_overtook_its_launch_stays_in_the_queue() {
     fresh.append(&order.id, "n", vec![phase(1, Phase::Executing), end(2, Outcome::Killed { signal: 9 })]).await;
     fresh.ledger.launched(&order.id, "uid").await.unwrap();
     assert_eq!(fresh.phase("a").await, "queued");
-    assert_eq!(fresh.ledger.waiting(10).await.unwrap().len(), 1);
+    assert_eq!(fresh.ledger.heads(0, "t", None, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,15 +1,17 @@
 //! From a `[[cluster]]` to the cluster itself.
 
 use super::settings::{Place, Settings};
-use crate::cluster::{
-    Cluster,
-    key::Key,
-    kubernetes::{Kubernetes, Told},
-    local,
+use crate::{
+    cluster::{
+        Cluster,
+        key::Key,
+        kubernetes::{Kubernetes, Told},
+        local,
+    },
+    dispatch::bell::Bell,
 };
 use anyhow::Context as _;
 use std::{net::SocketAddr, path::Path, sync::Arc};
-use tokio::sync::Notify;
 
 /// Opens it; `dir` is our own folder, `workers` where supervisors find us on this machine.
 pub async fn open(
@@ -18,7 +20,7 @@ pub async fn open(
     dir: &Path,
     workers: SocketAddr,
     key: &Arc<Key>,
-    wake: &Arc<Notify>,
+    bell: &Arc<Bell>,
 ) -> anyhow::Result<Arc<dyn Cluster>> {
     Ok(match place {
         Place::Local(place) => Arc::new(local::Local::new(
@@ -32,11 +34,11 @@ pub async fn open(
                 linger: settings.linger.0,
             },
             Arc::clone(key),
-            Arc::clone(wake),
+            bell.notify(),
         )?),
         Place::Kubernetes(place) => {
             let told = Told { heartbeat: settings.heartbeat.0, linger: settings.linger.0 };
-            Arc::new(Kubernetes::connect((**place).clone(), told, Arc::clone(wake)).await?)
+            Arc::new(Kubernetes::connect((**place).clone(), told, Arc::clone(bell)).await?)
         }
     })
 }

@@ -10,13 +10,15 @@
 pub mod api;
 mod clusters;
 mod guard;
+pub mod limits;
 mod lock;
+pub mod pauses;
 pub mod settings;
 mod workers;
 
 use crate::{
     cluster::{Cluster, key::Key},
-    dispatch::{Dispatcher, admit::Limits, retry},
+    dispatch::{Dispatcher, Rules, bell::Bell, retry, wait::Waits},
     intake,
     ledger::{Ledger, Terms},
 };
@@ -40,6 +42,8 @@ pub struct Service {
     pub cluster: Arc<dyn Cluster>,
     pub wake: Arc<Notify>,
     pub terms: Terms,
+    /// Why jobs wait.
+    pub waits: Arc<Waits>,
 }
 
 /// A control program that has everything it needs, and only has to run.
@@ -75,25 +79,26 @@ impl Ready {
             .await
             .with_context(|| format!("open the ledger {}", settings::shown(&url)))?;
         let key = Arc::new(Key::load_or_create(&dir.join("key"))?);
-        let wake = Arc::new(Notify::new());
-        let cluster = clusters::open(settings, settings.cluster()?, &dir, workers, &key, &wake).await?;
-        let dispatcher = Dispatcher {
-            ledger: ledger.clone(),
-            cluster: Arc::clone(&cluster),
-            key: Arc::clone(&key),
-            limits: Limits { max_running: settings.max_running },
-            wake: Arc::clone(&wake),
-        };
+        let bell = Arc::new(Bell::default());
+        let wake = bell.notify();
+        let cluster = clusters::open(settings, settings.cluster()?, &dir, workers, &key, &bell).await?;
+        let waits = Arc::new(Waits::default());
+        let rules = Rules { limits: settings.admission(), caps: settings.limits.caps() };
+        let dispatcher =
+            Dispatcher::new(ledger.clone(), Arc::clone(&cluster), Arc::clone(&key), rules, bell, Arc::clone(&waits));
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
-        let service = Arc::new(Service { ledger, key, cluster, wake, terms });
+        let service = Arc::new(Service { ledger, key, cluster, wake, terms, waits });
         Ok(Self { service, dispatcher, listener, worker_listener, _locks: locks, address })
     }
 
     /// Serves until `shutdown` says so. Running transfers are left running.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
         let door = intake::http::Door { ledger: self.service.ledger.clone(), wake: Arc::clone(&self.service.wake) };
-        let people = api::routes().with_state(Arc::clone(&self.service)).merge(intake::http::routes(door));
+        let people = api::routes()
+            .merge(pauses::routes())
+            .with_state(Arc::clone(&self.service))
+            .merge(intake::http::routes(door));
         let (people, workers) = match self.worker_listener {
             Some(listener) => (people, Some((listener, workers::routes().with_state(Arc::clone(&self.service))))),
             None => (people.merge(workers::routes().with_state(Arc::clone(&self.service))), None),

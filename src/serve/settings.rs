@@ -1,5 +1,6 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
+use super::limits::Limits;
 use crate::{cluster::kubernetes, record::span::Span};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub linger: Span,
     /// How long a job that says `fencing: strict` may go on without the ledger.
     pub lease: Span,
+    /// `[limits]`: what one tenant, definition or job may have.
+    pub limits: Limits,
     /// `[[cluster]]`: where attempts run.
     pub cluster: Vec<Place>,
 }
@@ -102,6 +105,7 @@ impl Default for Settings {
             report_every: Span(Duration::from_secs(10)),
             linger: Span(Duration::from_secs(600)),
             lease: LEASE,
+            limits: Limits::default(),
             cluster: vec![Place::Local(Local::default())],
         }
     }
@@ -151,6 +155,11 @@ impl Settings {
         self.database_url.clone().unwrap_or_else(default)
     }
 
+    /// What admission goes by.
+    pub fn admission(&self) -> crate::dispatch::admit::Limits {
+        self.limits.admission(self.max_running)
+    }
+
     /// The one cluster that this release has.
     pub fn cluster(&self) -> anyhow::Result<&Place> {
         match self.cluster.as_slice() {
@@ -171,6 +180,7 @@ impl Settings {
                 self.listen
             );
         }
+        self.limits.check()?;
         if self.max_running == 0 {
             bail!("max_running: 0 would run nothing; give at least 1");
         }

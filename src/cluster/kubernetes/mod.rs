@@ -26,6 +26,7 @@ pub use settings::Settings;
 
 use super::{Cluster, LaunchError, Observation, Stranger, Wait, WaitCause};
 use crate::{
+    dispatch::bell::Bell,
     ledger::{self, Order},
     record::{job::Job, wire::AttemptId},
 };
@@ -50,13 +51,14 @@ use std::{
 };
 use store::{Found, Store};
 use template::Template;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// One request to the API server; longer than its own limit on a write.
 const REQUEST_LIMIT: Duration = Duration::from_secs(40);
 /// What is known of a node is looked at again after this.
 const NODE_AGE: Duration = Duration::from_secs(5);
 /// A Pod that has ended and is still held after this has been forgotten by somebody.
+const STRAYS_EVERY: Duration = Duration::from_secs(10);
 const STRAY_AGE: Duration = Duration::from_secs(60);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
@@ -71,13 +73,14 @@ pub struct Kubernetes {
     store: Arc<Store>,
     identity: Identity,
     known_nodes: Mutex<HashMap<String, (Node, Instant)>>,
+    strays_looked: Mutex<Option<Instant>>,
     /// Watching and sweeping; they end with us.
     _tasks: JoinSet<()>,
 }
 
 impl Kubernetes {
     /// Checks the settings and the template, the latter by the API server's own dry run, and begins to watch.
-    pub async fn connect(settings: Settings, told: Told, wake: Arc<Notify>) -> anyhow::Result<Self> {
+    pub async fn connect(settings: Settings, told: Told, bell: Arc<Bell>) -> anyhow::Result<Self> {
         settings.check()?;
         let template = settings.template.as_deref().map(Template::read).transpose()?.unwrap_or_default();
         let client = client(&settings).await?;
@@ -85,13 +88,14 @@ impl Kubernetes {
         let store = Arc::new(Store::default());
         let mut tasks = JoinSet::new();
         let label = name::label(&settings.name);
-        tasks.spawn(watch::run(pods.clone(), label, Arc::clone(&store), settings.watch_limit.0, wake));
+        tasks.spawn(watch::run(pods.clone(), label, Arc::clone(&store), settings.watch_limit.0, bell));
         tasks.spawn(sweep::run(pods.clone(), Arc::clone(&store), settings.ended_ttl.0));
         let cluster = Self {
             events: Api::namespaced(client.clone(), &settings.namespace),
             nodes: Api::all(client.clone()),
             identity: Identity::new(client, settings.namespace.clone()),
             known_nodes: Mutex::default(),
+            strays_looked: Mutex::default(),
             _tasks: tasks,
             settings,
             template,
@@ -109,7 +113,7 @@ impl Kubernetes {
             "resources": {"cpu": self.settings.cpu, "memory": self.settings.memory}});
         let job: Job = serde_json::from_value(job).context("make up a job")?;
         let id = AttemptId { job: job.id.clone(), attempt: 1 };
-        let order = Order { id, uid: String::new(), job };
+        let order = Order { id, uid: String::new(), job, avoid_node: None };
         let pod = self.pod(&order).map_err(anyhow::Error::msg)?;
         let params = PostParams { dry_run: true, ..PostParams::default() };
         let asked = tokio::time::timeout(REQUEST_LIMIT, self.pods.create(&params, &pod)).await;
@@ -334,6 +338,11 @@ impl Cluster for Kubernetes {
     }
 
     fn unreleased(&self) -> Vec<AttemptId> {
+        let mut looked = self.strays_looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|at| at.elapsed() < STRAYS_EVERY) {
+            return Vec::new();
+        }
+        *looked = Some(Instant::now());
         // An end that is news is reconcile's business, and soon done with.
         let old = ledger::now();
         let stray = |seen: &Seen| seen.held && seen.is_over() && old.since(seen.created) > STRAY_AGE;

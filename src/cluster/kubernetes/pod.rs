@@ -65,11 +65,26 @@ pub fn pod(settings: &Settings, template: &Template, told: Told, order: &Order) 
     if let Some(account) = &settings.service_account {
         spec.insert("serviceAccountName".into(), account.as_str().into());
     }
+    if let Some(node) = &order.avoid_node {
+        avoid(&mut spec, node);
+    }
     by_name(&mut spec, "volumes", volumes(settings, job)?);
     let worker = worker(settings, template, told, order, grace)?;
     by_name(&mut spec, "containers", vec![worker]);
     let pod = json!({"metadata": metadata(settings, template, order), "spec": spec});
     serde_json::from_value(pod).map_err(|why| format!("its Pod cannot be put together: {why}"))
+}
+
+/// Rather not on that node, where there is another: an only node is better than none.
+fn avoid(spec: &mut Map<String, Value>, node: &str) {
+    let elsewhere = json!({"weight": 100, "preference": {"matchFields": [
+        {"key": "metadata.name", "operator": "NotIn", "values": [node]}]}});
+    let affinity = spec.entry("affinity").or_insert_with(|| json!({}));
+    let preferred = &mut affinity["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+    match preferred.as_array_mut() {
+        Some(theirs) => theirs.push(elsewhere),
+        None => *preferred = json!([elsewhere]),
+    }
 }
 
 fn metadata(settings: &Settings, template: &Template, order: &Order) -> Value {

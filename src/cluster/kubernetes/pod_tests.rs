@@ -17,7 +17,7 @@ fn order(more: Value) -> Order {
     let mut job = json!({"version": 1, "id": "acme:orders"});
     job.as_object_mut().unwrap().extend(object(more));
     let job: Job = serde_json::from_value(job).unwrap();
-    Order { id: AttemptId { job: job.id.clone(), attempt: 2 }, uid: String::new(), job }
+    Order { id: AttemptId { job: job.id.clone(), attempt: 2 }, uid: String::new(), job, avoid_node: None }
 }
 
 fn made(settings: &Settings, template: &Template, more: Value) -> Result<Value, String> {
@@ -106,4 +106,19 @@ fn the_supervisor_is_done_before_the_kubelet_kills() {
     let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();
     let grace = env.iter().find(|one| one["name"] == "SENDO_GRACE").unwrap();
     assert_eq!((&pod["spec"]["terminationGracePeriodSeconds"], &grace["value"]), (&json!(600), &json!("9m 50s")));
+}
+
+#[test]
+fn a_bad_node_is_avoided_and_not_forbidden() {
+    let theirs =
+        json!({"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}});
+    let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [theirs]}});
+    let template = Template { spec: object(json!({"affinity": affinity})), ..Template::default() };
+    for (template, others) in [(Template::default(), 0), (template, 1)] {
+        let order = Order { avoid_node: Some("bad".into()), ..order(json!({})) };
+        let pod = serde_json::to_value(pod(&settings(), &template, TOLD, &order).unwrap()).unwrap();
+        let preferred = &pod["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+        let field = json!({"key": "metadata.name", "operator": "NotIn", "values": ["bad"]});
+        assert_eq!(preferred[others]["preference"]["matchFields"], json!([field]));
+    }
 }

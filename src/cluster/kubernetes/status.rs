@@ -74,7 +74,8 @@ pub fn observation(seen: &Seen, node: &Node, settings: &Settings, now: Millis) -
     };
     if let Some(evidence) = lost {
         let cause = Some(EndCause::NodeLost);
-        return Observation::Ended(End { cause, evidence: vec![evidence], ..End::default() });
+        let node = seen.node.clone();
+        return Observation::Ended(End { cause, node, evidence: vec![evidence], ..End::default() });
     }
     let uid = seen.uid.clone();
     match &seen.worker {
@@ -126,7 +127,7 @@ fn terminated(seen: &Seen, ended: &Terminated, pod: &str) -> End {
     let more = more.into_iter().filter_map(|(source, words)| Some(format!("{source}: {}", words.as_ref()?)));
     let evidence = std::iter::once(said).chain(more).collect();
     let message = ended.message.clone().into_bytes();
-    End { exit, last_start: true, message, cause: cause(seen, ended), evidence }
+    End { exit, last_start: true, message, node: seen.node.clone(), cause: cause(seen, ended), evidence }
 }
 
 fn cause(seen: &Seen, ended: &Terminated) -> Option<EndCause> {

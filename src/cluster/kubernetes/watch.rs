@@ -1,6 +1,7 @@
 //! Keeps the store true: a list in pages, then a watch from there, again and again. Bookmarks prove that a quiet watch is alive.
 
 use super::{name, seen::Seen, store::Store};
+use crate::dispatch::bell::Bell;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -8,7 +9,6 @@ use kube::{
     api::{ListParams, WatchEvent, WatchParams},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Notify;
 
 /// Pods a page: some 5 MB at a time, whatever the whole is.
 const PAGE: u32 = 500;
@@ -21,8 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 
 /// Watches until its task is ended.
-pub async fn run(api: Api<Pod>, cluster: String, store: Arc<Store>, silence: Duration, wake: Arc<Notify>) {
-    let watcher = Watcher { api, selector: format!("{}={cluster}", name::CLUSTER), store, silence, wake };
+pub async fn run(api: Api<Pod>, cluster: String, store: Arc<Store>, silence: Duration, bell: Arc<Bell>) {
+    let watcher = Watcher { api, selector: format!("{}={cluster}", name::CLUSTER), store, silence, bell };
     let mut pause = SHORTEST_PAUSE;
     let mut version = None;
     loop {
@@ -54,7 +54,7 @@ struct Watcher {
     selector: String,
     store: Arc<Store>,
     silence: Duration,
-    wake: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Watcher {
@@ -68,9 +68,7 @@ impl Watcher {
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
-                    if !self.store.replace(pods).is_empty() {
-                        self.wake.notify_one();
-                    }
+                    self.store.replace(pods).into_iter().for_each(|id| self.bell.mark(id));
                     return Ok(page.metadata.resource_version.unwrap_or_default());
                 }
             }
@@ -92,15 +90,19 @@ impl Watcher {
                 WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
                     version = pod.metadata.resource_version.clone().unwrap_or(version);
                     self.store.hear();
-                    if Seen::of(pod).is_some_and(|seen| self.store.put(seen)) {
-                        self.wake.notify_one();
+                    if let Some(seen) = Seen::of(pod) {
+                        let id = seen.id.clone();
+                        if self.store.put(seen) {
+                            self.bell.mark(id);
+                        }
                     }
                 }
                 WatchEvent::Deleted(pod) => {
                     version = pod.metadata.resource_version.clone().unwrap_or(version);
                     if let Some(seen) = Seen::of(pod) {
+                        let id = seen.id.clone();
                         self.store.remove(seen);
-                        self.wake.notify_one();
+                        self.bell.mark(id);
                     }
                 }
                 WatchEvent::Bookmark(mark) => {

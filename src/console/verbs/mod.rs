@@ -5,6 +5,7 @@ pub mod dev;
 pub mod heartbeats;
 pub mod jobs;
 pub mod logs;
+pub mod pause;
 pub mod retry;
 pub mod serve;
 pub mod show;

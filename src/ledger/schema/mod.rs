@@ -13,7 +13,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 16] = steps!(
+const STEPS: [(&str, &str); 24] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -30,6 +30,14 @@ const STEPS: [(&str, &str); 16] = steps!(
     "0014_jobs_by_definition",
     "0015_attempts_lease",
     "0016_attempts_lease_until",
+    "0041_jobs_waiting",
+    "0042_jobs_by_cancel",
+    "0043_attempts_open",
+    "0044_jobs_memory",
+    "0045_attempts_memory",
+    "0046_attempts_node",
+    "0047_attempts_avoid_node",
+    "0048_pauses",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us.
