@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
-/// Nothing runs in it that would need any.
-const NO_GRACE: Duration = Duration::ZERO;
+/// Nothing runs in it that would need any; without any the kubelet would not be asked.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     /// One look at attempts that the ledger believes alive.
@@ -83,7 +83,7 @@ impl Dispatcher {
             && !attempt.granted
             && self.ledger.end_ungranted(id, end).await?
         {
-            self.stop(&attempt.order, NO_GRACE).await;
+            self.stop(&attempt.order, LEAST_GRACE).await;
         }
         Ok(())
     }
@@ -102,22 +102,31 @@ impl Dispatcher {
         self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
     }
 
-    async fn stop(&self, order: &Order, grace: Duration) {
-        if let Err(why) = self.cluster.stop(order, grace).await {
-            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
+    /// Asks the place to end; false if it could not be asked.
+    async fn stop(&self, order: &Order, grace: Duration) -> bool {
+        match self.cluster.stop(order, grace).await {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
+                false
+            }
         }
     }
 
     /// The attempt's end is in the ledger: its place may go, once nothing runs there.
     async fn release_one(&self, order: &Order) -> Result<(), ledger::Error> {
-        match self.cluster.observe(order).await {
-            Observation::Ended(_) | Observation::Absent => match self.cluster.release(&order.id).await {
+        let may_go = match self.cluster.observe(order).await {
+            Observation::Ended(_) | Observation::Absent => true,
+            // It never began, and without a grant never will: no end of it is to come that anybody would wait for.
+            Observation::Waiting { .. } => self.stop(order, LEAST_GRACE).await,
+            // Its supervisor may still be on its way out.
+            Observation::Alive { .. } | Observation::Unknown(_) => false,
+        };
+        if may_go {
+            match self.cluster.release(&order.id).await {
                 Ok(()) => self.ledger.released(&order.id).await?,
                 Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
-            },
-            Observation::Waiting { .. } => self.stop(order, NO_GRACE).await,
-            // Its supervisor may still be on its way out.
-            Observation::Alive { .. } | Observation::Unknown(_) => {}
+            }
         }
         Ok(())
     }

@@ -5,13 +5,14 @@ use serde_json::json;
 
 #[test]
 fn what_the_api_server_will_not_have_is_rejected_with_its_words() {
-    let dispatcher = Dispatcher::with("max_memory = \"1Ti\"", "");
+    let dispatcher =
+        Dispatcher::with("max_memory = \"1Ti\"\nallow_images = [\"worker*\"]\n[limits]\nimages = [\"worker*\"]", "");
     let mut job = script("a", "true");
-    job["secrets"] = json!({"x": {"name": "not a name", "key": "k"}});
+    job["image"] = json!("worker:1 ");
     dispatcher.submit(&job);
     let shown = dispatcher.wait("a", "rejected");
     assert_eq!(attempt(&shown)["outcome"], "create_failed");
-    assert!(shown.to_string().contains("is invalid: spec.volumes"), "{shown:#}");
+    assert!(shown.to_string().contains("leading or trailing whitespace"), "{shown:#}");
     let mut job = script("b", "true");
     job["resources"]["memory"] = json!("2Ti");
     dispatcher.submit(&job);

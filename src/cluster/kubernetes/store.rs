@@ -146,3 +146,49 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::kubernetes::name;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn seen(job: &str, uid: &str) -> Seen {
+        let id = AttemptId { job: job.into(), attempt: 1 };
+        let meta = serde_json::json!({"name": name::pod(&id), "uid": uid, "finalizers": [name::FINALIZER],
+            "annotations": {name::JOB: job, name::ATTEMPT: "1"}});
+        Seen::of(serde_json::from_value(serde_json::json!({"metadata": meta})).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn unknown_is_never_none() {
+        let store = Store::default();
+        let id = seen("a", "u").id;
+        assert!(matches!(store.find(&id, LIMIT), Found::Unknown(_)), "before the first list");
+        store.put(seen("b", "v"));
+        store.replace(vec![]);
+        assert_eq!(store.find(&id, LIMIT), Found::Nothing);
+        store.trouble("connection refused".into());
+        assert_eq!(store.find(&id, LIMIT), Found::Nothing, "a moment ago it was so");
+        let Found::Unknown(why) = store.find(&id, Duration::ZERO) else { panic!("after too long a silence") };
+        assert!(why.contains("connection refused"), "{why}");
+    }
+
+    #[test]
+    fn a_pod_that_is_taken_away_is_remembered_until_the_ledger_has_its_end() {
+        let store = Store::default();
+        let id = seen("a", "u").id;
+        assert_eq!(store.replace(vec![seen("a", "u")]), [id.clone()]);
+        assert!(store.replace(vec![seen("a", "u")]).is_empty(), "no news");
+        assert_eq!(store.replace(vec![]), [id.clone()]);
+        assert!(matches!(store.find(&id, LIMIT), Found::Vanished(_)));
+        // Its namesake is another one, and its own end is not that one's.
+        store.put(seen("a", "other"));
+        store.remove(seen("a", "u"));
+        assert!(matches!(store.find(&id, LIMIT), Found::Pod(seen) if seen.uid == "other"));
+        store.remove(seen("a", "other"));
+        store.forget(&id);
+        assert_eq!(store.find(&id, LIMIT), Found::Nothing);
+    }
+}

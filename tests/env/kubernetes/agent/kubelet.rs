@@ -225,12 +225,14 @@ impl Place {
     }
 
     async fn register(&self, child: &Child) -> Option<i32> {
-        let init = container::init(child.id()?).await?;
+        let parent = child.id()?;
+        let init = container::init(parent).await;
         let name = self.pod["metadata"]["name"].as_str().unwrap();
         if let Some(running) = self.desk.pods.lock().unwrap().get_mut(name) {
-            running.inits.push(init);
+            // One that was over before it could be seen was started all the same.
+            running.inits.push(init.or(parent.try_into().ok())?);
         }
-        Some(init)
+        init
     }
 
     async fn write(&self, state: &State, why: Option<&str>) {
