@@ -12,6 +12,7 @@ mod answer;
 mod identity;
 mod name;
 mod pod;
+mod rehearsal;
 mod seen;
 pub mod settings;
 mod status;
@@ -28,7 +29,7 @@ use super::{Cluster, LaunchError, Observation, Stranger, Wait, WaitCause};
 use crate::{
     dispatch::bell::Bell,
     ledger::{self, Order},
-    record::{job::Job, wire::AttemptId},
+    record::wire::AttemptId,
 };
 use answer::Answer;
 use anyhow::Context as _;
@@ -109,38 +110,18 @@ impl Kubernetes {
 
     /// A create that makes nothing: what would fail each job fails the start.
     async fn rehearse(&self) -> anyhow::Result<()> {
-        let job = json!({"version": 1, "id": "rehearsal", "image_tag": self.settings.default_tag.as_deref().unwrap_or("rehearsal"),
-            "resources": {"cpu": self.settings.cpu, "memory": self.settings.memory}});
-        let job: Job = serde_json::from_value(job).context("make up a job")?;
-        let id = AttemptId { job: job.id.clone(), attempt: 1 };
-        let order = Order { id, uid: String::new(), job, avoid_node: None };
+        let order = rehearsal::order(&self.settings)?;
         let pod = self.pod(&order).map_err(anyhow::Error::msg)?;
         let params = PostParams { dry_run: true, ..PostParams::default() };
-        let asked = tokio::time::timeout(REQUEST_LIMIT, self.pods.create(&params, &pod)).await;
         let cluster = self.settings.name.as_str();
-        match asked {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(why @ kube::Error::Api(_))) => match answer::meaning(&why) {
-                Answer::No(LaunchError::Refused(why)) => {
-                    anyhow::bail!("cluster {cluster}: the API server would have none of our Pods: {why}")
-                }
-                _ if matches!(&why, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404)) => {
-                    let words = why.to_string();
-                    // A full quota is no fault of anybody's.
-                    if words.contains("exceeded quota") {
-                        tracing::warn!(cluster, why = words, "there is no room now");
-                        return Ok(());
-                    }
-                    anyhow::bail!(
-                        "cluster {cluster}: the API server lets us make no Pods; docker/kubernetes/rbac.yaml has the roles: {words}"
-                    )
-                }
-                _ => Ok(tracing::warn!(cluster, why = %why, "the Pods cannot be rehearsed now")),
-            },
-            // It may be away for minutes, and that is no reason not to serve.
-            Ok(Err(why)) => Ok(tracing::warn!(cluster, why = %why, "the API server cannot be asked now")),
-            Err(_) => Ok(tracing::warn!(cluster, "the API server does not answer")),
-        }
+        let why = match tokio::time::timeout(REQUEST_LIMIT, self.pods.create(&params, &pod)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(why)) => rehearsal::meaning(&why).with_context(|| format!("cluster {cluster}"))?,
+            Err(_) => "the API server does not answer".into(),
+        };
+        // It may be away or full for minutes, and that is no reason not to serve.
+        tracing::warn!(cluster, why, "no Pod can be rehearsed now");
+        Ok(())
     }
 
     fn pod(&self, order: &Order) -> Result<Pod, String> {

@@ -179,9 +179,9 @@ mod tests {
     fn a_pod_that_is_taken_away_is_remembered_until_the_ledger_has_its_end() {
         let store = Store::default();
         let id = seen("a", "u").id;
-        assert_eq!(store.replace(vec![seen("a", "u")]), [id.clone()]);
+        assert_eq!(store.replace(vec![seen("a", "u")]), std::slice::from_ref(&id));
         assert!(store.replace(vec![seen("a", "u")]).is_empty(), "no news");
-        assert_eq!(store.replace(vec![]), [id.clone()]);
+        assert_eq!(store.replace(vec![]), std::slice::from_ref(&id));
         assert!(matches!(store.find(&id, LIMIT), Found::Vanished(_)));
         // Its namesake is another one, and its own end is not that one's.
         store.put(seen("a", "other"));
