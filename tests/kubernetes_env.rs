@@ -95,7 +95,7 @@ fn a_dispatcher_has_the_shipped_roles_and_no_more() {
         kubectl.output().unwrap().status.success()
     };
     assert!(may(&namespace, "create", "pods"));
-    assert!(may(&namespace, "watch", "nodes"));
+    assert!(may(&namespace, "get", "nodes"));
     assert!(!may(&namespace, "get", "secrets"));
     assert!(!may(&namespace, "create", "serviceaccounts/token"));
     assert!(!may(&other, "create", "pods"));
