@@ -7,7 +7,7 @@ folder=$1; shift
 export PATH=$PATH:/usr/sbin:/sbin
 
 # What they write to fixed places is ours alone, and gone with us.
-mkdir -p /var/lib/cni /etc/cni
+mkdir -p /var/lib/cni
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /var/lib/cni
