@@ -8,7 +8,7 @@ SUPERVISOR := $(TARGET)/pid1/sendo-supervisor
 EMBULK := $(abspath $(TARGET))/embulk
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build build-supervisor embulk kubernetes demo test bench lint
+.PHONY: help build build-supervisor embulk images kubernetes demo test bench lint
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,12 +30,17 @@ demo: ## From a fresh clone to a real Embulk transfer
 	@$(MAKE) --no-print-directory build embulk
 	@demo/run $(TARGET)
 
+images: ## Build the worker and control images into target/images (BASE=debian:12-slim takes that in place of one made here)
+	@tools/need podman runc mmdebstrap cargo cc java mvn gzip
+	@$(MAKE) --no-print-directory build embulk
+	docker/build $(abspath $(TARGET))
+
 kubernetes: ## Build a real Kubernetes into ~/.cache/sendo, once per machine
 	@tools/kubernetes >/dev/null
 
 test: ## Run every test, with real processes, a real Embulk, real databases and a real Kubernetes
-	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz openssl setpriv
-	@$(MAKE) --no-print-directory build-supervisor embulk kubernetes
+	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz openssl setpriv containerd cni ip
+	@$(MAKE) --no-print-directory kubernetes images
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
 
 bench: ## Measure the supervisor beside its peers and write docs/benchmarks.md

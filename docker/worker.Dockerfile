@@ -3,7 +3,7 @@
 ARG BASE=debian:12-slim
 FROM ${BASE}
 RUN command -v java >/dev/null || { \
-      apt-get update && apt-get install -y --no-install-recommends default-jre-headless && rm -rf /var/lib/apt/lists/*; }
+      mkdir -p /usr/share/man/man1 && apt-get update && apt-get install -y --no-install-recommends default-jre-headless && rm -rf /var/lib/apt/lists/*; }
 # A name for the user: Java looks for one.
 RUN echo 'sendo:x:10001:10001::/tmp:/usr/sbin/nologin' >>/etc/passwd && echo 'sendo:x:10001:' >>/etc/group
 COPY embulk /opt/embulk

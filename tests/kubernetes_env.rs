@@ -8,6 +8,7 @@ use crate::env::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read as _,
     path::Path,
@@ -95,7 +96,7 @@ fn a_dispatcher_has_the_shipped_roles_and_no_more() {
         kubectl.output().unwrap().status.success()
     };
     assert!(may(&namespace, "create", "pods"));
-    assert!(may(&namespace, "watch", "nodes"));
+    assert!(may(&namespace, "get", "nodes"));
     assert!(!may(&namespace, "get", "secrets"));
     assert!(!may(&namespace, "create", "serviceaccounts/token"));
     assert!(!may(&other, "create", "pods"));
@@ -186,6 +187,23 @@ fn review_of(namespace: &Namespace, review: &Value) -> Value {
     fs::write(file.path(), review.to_string()).unwrap();
     let path = file.path().to_str().unwrap();
     serde_json::from_str(&namespace.cluster.run(&["create", "-o", "json", "-f", path])).unwrap()
+}
+
+#[test]
+fn a_hundred_pods_report_at_once() {
+    let namespace = cluster().namespace();
+    let _agent = Agent::start(&namespace, 2);
+    let ledger = WrongLedger::start(Reply::to);
+    with_secret(&namespace);
+    let pods: Vec<_> = (0..100).map(|number| worker(&format!("one-{number}"), &ledger.url, "true")).collect();
+    namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}));
+    wait_for("the end of all", || {
+        let ended = namespace.list("pods").iter().filter(|pod| pod["status"]["phase"] == "Succeeded").count();
+        (ended == 100).then_some(())
+    });
+    let asked = ledger.asked();
+    let ended: BTreeSet<_> = asked.iter().filter(|asked| asked.brings("ending")).map(|asked| &asked.token).collect();
+    assert_eq!(ended.len(), 100);
 }
 
 #[test]

@@ -63,7 +63,9 @@ impl<'a> Namespace<'a> {
         } else {
             object["metadata"]["namespace"] = json!(self.name);
         }
-        if object["roleRef"]["kind"] == "ClusterRole" {
+        // All but Kubernetes' own are shipped with it.
+        let role = object["roleRef"]["name"].as_str().unwrap_or_default();
+        if object["roleRef"]["kind"] == "ClusterRole" && !role.starts_with("system:") {
             object["roleRef"]["name"] = own(&object["roleRef"]["name"]);
         }
         for subject in object["subjects"].as_array_mut().into_iter().flatten() {

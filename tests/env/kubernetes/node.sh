@@ -7,15 +7,26 @@ folder=$1; shift
 export PATH=$PATH:/usr/sbin:/sbin
 
 # What they write to fixed places is ours alone, and gone with us.
-mkdir -p /var/lib/cni /etc/cni
+mkdir -p /var/lib/cni
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /var/lib/cni
-# The kubelet would set the whole machine's kernel to its taste; it goes on where it may not.
-for folder_of in kernel vm; do
-  mount --bind "/proc/sys/$folder_of" "/proc/sys/$folder_of"
-  mount -o remount,bind,ro "/proc/sys/$folder_of"
-done
+# The kubelet would set the whole machine's kernel to its taste, and ends where it may not: it finds its taste there.
+(
+  cd /run
+  while read -r setting value; do
+    [ "$(cat "/proc/sys/$setting")" = "$value" ] && continue
+    echo "$value" >"${setting//\//-}"
+    mount --bind "${setting//\//-}" "/proc/sys/$setting"
+  done
+) <<SETTINGS
+vm/overcommit_memory 1
+vm/panic_on_oom 0
+kernel/panic 10
+kernel/panic_on_oops 1
+kernel/keys/root_maxkeys 1000000
+kernel/keys/root_maxbytes 25000000
+SETTINGS
 
 ip link add "$BRIDGE" type bridge
 ip addr add "$ADDRESS/24" dev "$BRIDGE"
