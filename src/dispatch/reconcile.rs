@@ -30,16 +30,17 @@ impl Dispatcher {
 
     /// One look at attempts that have ended, and whose place is still to be released.
     pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
+        let mut released = Vec::new();
         for order in ended {
             // Its supervisor may still be on its way out.
             if matches!(self.cluster.observe(order).await, Observation::Ended { .. } | Observation::NeverExisted) {
                 match self.cluster.release(&order.id).await {
-                    Ok(()) => self.ledger.released(&order.id).await?,
+                    Ok(()) => released.push(order.id.clone()),
                     Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
                 }
             }
         }
-        Ok(())
+        self.ledger.released(&released).await
     }
 
     async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
