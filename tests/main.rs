@@ -4,6 +4,7 @@
 
 mod env;
 
+mod admission;
 mod artifact;
 mod attempt;
 mod bad_input;

@@ -29,7 +29,7 @@ impl Caps {
         match &job.image {
             Some(image) if !self.images.iter().any(|pattern| matches(pattern, image)) => Err(verdict(
                 "image_not_allowed",
-                format!("The image `{image}` is not on this installation's list."),
+                format!("`image` {image} is not on this installation's list."),
                 format!("image is {image}; images of [limits] allows {}", listed(&self.images)),
                 "Leave `image` out for the cluster's own, or have it added to `images` in [limits]; then `sendo retry` it.",
             )),

@@ -6,9 +6,16 @@ use super::{Dispatcher, pending, proof};
 use crate::{
     cluster::{End, EndCause, Observation, Wait},
     ledger::{self, LiveAttempt, Order},
-    record::termination::{Signed, Story},
+    record::{
+        termination::{Signed, Story},
+        wire::AttemptId,
+    },
 };
+use futures::{StreamExt as _, stream};
 use std::time::Duration;
+
+/// Places that are released at the same time: each is a request to the cluster.
+const AT_ONCE: usize = 16;
 
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
@@ -32,9 +39,11 @@ impl Dispatcher {
 
     /// One look at attempts that have ended, and whose place is still to be released.
     pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
-        for order in ended {
-            self.release_one(order).await?;
-        }
+        // Listed first: the compiler cannot see through a stream of borrowing closures.
+        let releases: Vec<_> = ended.iter().map(|order| self.release_one(order)).collect();
+        let released: Vec<_> = stream::iter(releases).buffer_unordered(AT_ONCE).collect().await;
+        let released: Vec<AttemptId> = released.into_iter().flatten().collect();
+        self.ledger.released(&released).await?;
         self.release_strays().await
     }
 
@@ -113,8 +122,8 @@ impl Dispatcher {
         }
     }
 
-    /// The attempt's end is in the ledger: its place may go, once nothing runs there.
-    async fn release_one(&self, order: &Order) -> Result<(), ledger::Error> {
+    /// The attempt's end is in the ledger: its place may go, once nothing runs there. Gives back the attempt if it went.
+    async fn release_one(&self, order: &Order) -> Option<AttemptId> {
         let may_go = match self.cluster.observe(order).await {
             Observation::Ended(_) | Observation::Absent => true,
             // It never began, and without a grant never will: no end of it is to come that anybody would wait for.
@@ -122,13 +131,14 @@ impl Dispatcher {
             // Its supervisor may still be on its way out.
             Observation::Alive { .. } | Observation::Unknown(_) => false,
         };
-        if may_go {
-            match self.cluster.release(&order.id).await {
-                Ok(()) => self.ledger.released(&order.id).await?,
-                Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
-            }
+        if !may_go {
+            return None;
         }
-        Ok(())
+        let released = self.cluster.release(&order.id).await;
+        let trouble = |why: &anyhow::Error| {
+            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet")
+        };
+        released.inspect_err(trouble).is_ok().then(|| order.id.clone())
     }
 
     /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it

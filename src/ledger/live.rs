@@ -41,15 +41,18 @@ pub struct Running {
 macro_rules! attempts_where {
     ($condition:literal) => {
         concat!(
-            "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, ",
+            "SELECT a.job_id, a.attempt, a.cluster, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, ",
             "a.avoid_node, j.spec, j.phase, j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
             $condition
         )
     };
 }
 
-static LIVE: LazyBatch = LazyBatch::new(|| {
-    Batch::new(attempts_where!("a.state <> 'ended' AND a.cluster = ? AND a.job_id IN ({rows})"), "?", ", ")
+static LIVE: LazyBatch =
+    LazyBatch::new(|| Batch::new(attempts_where!("a.state <> 'ended' AND a.job_id IN ({rows})"), "?", ", "));
+
+static RELEASED: LazyBatch = LazyBatch::new(|| {
+    Batch::new("UPDATE attempts SET released_at_ms = ? WHERE {rows}", "(job_id = ? AND attempt = ?)", " OR ")
 });
 
 impl Ledger {
@@ -85,9 +88,11 @@ impl Ledger {
     pub async fn live_attempts(&self, cluster: &str, ids: &[AttemptId]) -> Result<Vec<LiveAttempt>, Error> {
         let mut live = Vec::with_capacity(ids.len());
         for (statement, ids) in LIVE.pieces(ids) {
-            let query =
-                ids.iter().fold(self.sql(statement).bind(cluster.to_owned()), |query, id| query.bind(id.job.clone()));
-            let found = readable(&query.fetch_all(&self.pool).await?, live_attempt);
+            let query = ids.iter().fold(self.sql(statement), |query, id| query.bind(id.job.clone()));
+            // By the jobs alone, so that no database takes the long way by the cluster.
+            let mut rows = query.fetch_all(&self.pool).await?;
+            rows.retain(|row| row.try_get::<String, _>("cluster").is_ok_and(|found| found == cluster));
+            let found = readable(&rows, live_attempt);
             live.extend(found.into_iter().filter(|attempt| ids.contains(&attempt.order.id)));
         }
         Ok(live)
@@ -102,11 +107,17 @@ impl Ledger {
 
     /// Attempts that may be alive and whose job somebody asked to cancel since then.
     pub async fn cancelled_since(&self, since: Millis) -> Result<Vec<AttemptId>, Error> {
-        let statement = "SELECT id AS job_id, attempt FROM jobs WHERE cancel_requested_ms >= ? \
-                         AND phase IN ('queued', 'setting_up', 'executing', 'stopping')";
+        // One condition, so that no database takes the long way by the phase.
+        let statement = "SELECT id AS job_id, attempt, phase FROM jobs WHERE cancel_requested_ms >= ?";
         let rows = self.sql(statement).bind(since.0).fetch_all(&self.pool).await?;
-        let id = |row: &AnyRow| Ok(AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? });
-        rows.iter().map(id).collect()
+        let mut ids = Vec::new();
+        for row in &rows {
+            if phase(row.try_get("phase")?)?.is_ended() {
+                continue;
+            }
+            ids.push(AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? });
+        }
+        Ok(ids)
     }
 
     /// Ended attempts whose place still holds what only the running needed: a page, from behind the job `after`.
@@ -127,12 +138,18 @@ impl Ledger {
         Ok(row.map(|row| row.try_get::<Option<i64>, _>("released_at_ms")).transpose()?.flatten().is_some())
     }
 
-    /// The place of an ended attempt holds nothing any more.
-    pub async fn released(&self, id: &AttemptId) -> Result<(), Error> {
-        let query =
-            self.sql("UPDATE attempts SET released_at_ms = ? WHERE job_id = ? AND attempt = ?").bind(super::now().0);
-        query.bind(id.job.clone()).bind(i64::from(id.attempt)).execute(&self.pool).await?;
-        Ok(())
+    /// The places of ended attempts hold nothing any more.
+    pub async fn released(&self, ids: &[AttemptId]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        for (statement, ids) in RELEASED.pieces(ids) {
+            let query = self.sql(statement).bind(super::now().0);
+            let query = ids.iter().fold(query, |query, id| query.bind(id.job.clone()).bind(i64::from(id.attempt)));
+            query.execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
     }
 }
 

@@ -35,7 +35,7 @@ pub use queue::{Line, Standing, Waiting};
 
 use crate::record::Millis;
 use dialect::Dialect;
-use sqlx::{Any, AnyPool, Executor as _, any::AnyPoolOptions};
+use sqlx::{Any, AnyPool, Connection as _, Executor as _, any::AnyPoolOptions};
 use std::time::{Duration, SystemTime};
 
 /// How long a caller waits for a connection before the ledger counts as away.
@@ -104,6 +104,11 @@ impl Ledger {
         sqlx::any::install_default_drivers();
         let dialect = Dialect::of(url)?;
         let options = AnyPoolOptions::new().max_connections(dialect.connections()).acquire_timeout(ACQUIRE_LIMIT);
+        // A full disk at a COMMIT ends SQLite's transaction, and the driver believes that it is still in it: such a connection begins no other.
+        let options = options.before_acquire(|connection, _| {
+            let usable = !connection.is_in_transaction();
+            Box::pin(async move { Ok(usable) })
+        });
         let options = options.after_connect(move |connection, _| {
             Box::pin(async move {
                 for greeting in dialect.greeting() {
