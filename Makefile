@@ -9,7 +9,7 @@ EMBULK := $(abspath $(TARGET))/embulk
 ELASTICMQ := $(abspath $(TARGET))/elasticmq
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build build-supervisor embulk elasticmq demo test bench lint
+.PHONY: help build build-supervisor embulk elasticmq images kubernetes demo test bench lint
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,9 +39,17 @@ demo: ## From a fresh clone to a real Embulk transfer
 	@$(MAKE) --no-print-directory build embulk
 	@demo/run $(TARGET)
 
-test: ## Run every test, with real processes, a real Embulk, real queues and databases
-	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz
-	@$(MAKE) --no-print-directory build-supervisor embulk elasticmq
+images: ## Build the worker and control images into target/images (BASE=debian:12-slim takes that in place of one made here)
+	@tools/need podman runc mmdebstrap cargo cc java mvn gzip
+	@$(MAKE) --no-print-directory build embulk
+	docker/build $(abspath $(TARGET))
+
+kubernetes: ## Build a real Kubernetes into ~/.cache/sendo, once per machine
+	@tools/kubernetes >/dev/null
+
+test: ## Run every test, with real processes, a real Embulk, real queues and databases, and a real Kubernetes
+	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz openssl setpriv containerd cni ip
+	@$(MAKE) --no-print-directory kubernetes images elasticmq
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) SENDO_ELASTICMQ=$(ELASTICMQ) cargo test --locked --no-fail-fast
 
 bench: ## Measure the supervisor beside its peers, and the ledger, and write docs/benchmarks.md

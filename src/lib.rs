@@ -22,7 +22,7 @@ pub mod telemetry;
 #[cfg(feature = "control")]
 pub mod ledger;
 
-/// Where attempts run: one trait, and the `local` cluster of detached processes.
+/// Where attempts run: one trait, the `local` cluster of detached processes, and Kubernetes with a Pod an attempt.
 #[cfg(feature = "control")]
 pub mod cluster;
 

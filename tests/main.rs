@@ -4,6 +4,7 @@
 
 mod env;
 
+mod admission;
 mod artifact;
 mod attempt;
 mod bad_input;
@@ -13,6 +14,8 @@ mod embulk;
 mod fencing;
 mod guest;
 mod init;
+mod kubernetes;
+mod kubernetes_env;
 mod ledger;
 mod lifecycle;
 mod reports;

@@ -32,7 +32,7 @@ fn key(folder: &Path) -> String {
 
 fn a_job_goes_its_way(database: Database) {
     let place = Place::new(database);
-    let dev = Dev::serve(&place.url, "");
+    let dev = Dev::serve_on(&place.url, "");
     dev.accepted(&script("a", "echo '{done:  1 / 2, running: 1}'; echo out; echo err >&2"));
     let job = dev.wait("a", &["succeeded"]);
     assert_eq!(dev.phases("a"), LIFE);
@@ -72,8 +72,8 @@ fn a_job_goes_its_way_with_its_ledger_on_mariadb() {
 fn several_control_programs_share_a_ledger_and_a_key() {
     for database in [Database::Postgresql, Database::Mariadb] {
         let (place, shared) = (Place::new(database), env::scratch());
-        let mut one = Dev::serve(&place.url, &key(shared.path()));
-        let other = Dev::serve(&place.url, &key(shared.path()));
+        let mut one = Dev::serve_on(&place.url, &key(shared.path()));
+        let other = Dev::serve_on(&place.url, &key(shared.path()));
         for n in 0..6 {
             let dev = if n % 2 == 0 { &one } else { &other };
             dev.accepted(&script(&format!("j{n}"), "true"));
@@ -94,7 +94,7 @@ fn several_control_programs_share_a_ledger_and_a_key() {
 fn a_control_program_with_another_key_is_refused() {
     for database in [Database::Postgresql, Database::Mariadb] {
         let place = Place::new(database);
-        let _first = Dev::serve(&place.url, "");
+        let _first = Dev::serve_on(&place.url, "");
         let home = env::scratch();
         let status = serving(home.path(), &place.url, "").status().unwrap();
         let log = fs::read_to_string(home.path().join("dev.log")).unwrap();

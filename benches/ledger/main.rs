@@ -138,7 +138,7 @@ fn cpu() -> Duration {
 }
 
 fn policy(_: &RetryCase<'_>) -> NextStep {
-    NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure }
+    NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
 }
 
 /// Puts the section in the place of the last one.

@@ -1,6 +1,7 @@
 //! Where attempts run. One trait, level-triggered: the same order may be given again, and what cannot be seen is unknown, never gone.
 
 pub mod key;
+pub mod kubernetes;
 pub mod local;
 
 use crate::{ledger::Order, record::wire::AttemptId};
@@ -12,8 +13,11 @@ pub trait Cluster: Send + Sync {
     /// Its name in the ledger.
     fn name(&self) -> &str;
 
-    /// Makes the attempt's place, once: given again, the place that exists counts.
-    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<(), LaunchError>>;
+    /// The UID of the next place, where that is ours to choose; empty where the place brings its own, as a Pod does.
+    fn choose_uid(&self) -> String;
+
+    /// Makes the attempt's place, once: given again, the place that exists counts. Gives back the place's UID.
+    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<String, LaunchError>>;
 
     /// What can be seen of the attempt's place.
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation>;
@@ -23,6 +27,19 @@ pub trait Cluster: Send + Sync {
 
     /// The attempt's end is in the ledger: what only the running needed goes away.
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// The UID of the place that the token speaks for, if it is a place of this attempt on this cluster.
+    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>>;
+
+    /// How soon the attempt's place will be emptied by somebody else, where that is known.
+    fn gone_within(&self, _id: &AttemptId) -> Option<Duration> {
+        None
+    }
+
+    /// Attempts whose place still waits for its release, whatever the ledger says of them.
+    fn unreleased(&self) -> Vec<AttemptId> {
+        Vec::new()
+    }
 
     /// Where the attempt's `stdout` or `stderr` lies, if it lies on this machine.
     fn output_file(&self, id: &AttemptId, stream: &str) -> Option<PathBuf>;
@@ -35,6 +52,36 @@ pub enum LaunchError {
     #[error("{0}")]
     Refused(String),
     /// It may go another time.
+    #[error("{why}")]
+    NotNow {
+        why: String,
+        hindrance: Hindrance,
+        /// The cluster's own word on when to ask again.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What stands in the way of a place that may be made another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// No room for this one (a quota): others may go.
+    Full,
+    /// The cluster asks for fewer requests.
+    Busy,
+    /// It does not answer, or not in a way that can be understood; whether the place exists is to be looked up.
+    Away,
+}
+
+/// Why a token speaks for nobody here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stranger {
+    /// It is not one of this cluster's, or no longer good.
+    #[error("this needs the token of an attempt: {0}")]
+    Unknown(String),
+    /// It is good, and for somebody else.
+    #[error("{0}")]
+    Another(String),
+    /// The cluster's keys cannot be read now.
     #[error("{0}")]
     NotNow(String),
 }
@@ -42,19 +89,76 @@ pub enum LaunchError {
 /// What can be seen of an attempt's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
-    /// Its supervisor lives.
-    Alive,
-    /// There is no such place, and there never was.
-    NeverExisted,
+    /// Its supervisor lives, or nobody can say that it does not.
+    Alive { uid: String },
+    /// It exists, and its supervisor was never started.
+    Waiting { uid: String, wait: Wait },
+    /// There is no such place now. Where the order names a UID, there was one.
+    Absent,
     /// Proof of end: nothing of the attempt runs any more.
-    Ended {
-        /// How the supervisor ended, where its parent saw it.
-        exit: Option<SupervisorExit>,
-        /// What stands in its termination log.
-        message: Vec<u8>,
-    },
+    Ended(End),
     /// It cannot be told; nothing is decided on this alone.
     Unknown(String),
+}
+
+/// Why a place waits, and for how long it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    pub cause: WaitCause,
+    /// The scheduler's, or the kubelet's.
+    pub words: String,
+    pub waited: Duration,
+    pub limit: Duration,
+}
+
+/// What a place waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitCause {
+    /// No node has room for it, or none suits.
+    Unschedulable,
+    /// Its image cannot be had.
+    Image,
+    /// Its container cannot be made, with the kubelet's reason: a secret that is not there, for instance.
+    Container(String),
+    /// It is being set up.
+    Creating,
+}
+
+/// What is left of a place that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct End {
+    /// How the supervisor ended, where its parent saw it.
+    pub exit: Option<SupervisorExit>,
+    /// It is the last start of the place that was seen to end; there may have been an earlier one that nobody has seen end. A kubelet that has lost
+    /// its record of a container starts another.
+    pub last_start: bool,
+    /// What stands in its termination log.
+    pub message: Vec<u8>,
+    /// Where it was.
+    pub node: Option<String>,
+    /// What the cluster did to it, if it did.
+    pub cause: Option<EndCause>,
+    /// What was seen, each with its source.
+    pub evidence: Vec<String>,
+}
+
+/// What a cluster does to a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndCause {
+    /// The kernel, by the container's memory limit.
+    OutOfMemory,
+    /// The node was short of something, or is being emptied.
+    Evicted,
+    /// Another Pod had a higher priority.
+    Preempted,
+    /// Its node is gone.
+    NodeLost,
+    /// Somebody deleted it.
+    Deleted,
+    /// It was older than its kind may become.
+    TooOld,
+    /// The container could not be run.
+    NotStarted(String),
 }
 
 /// A supervisor's end as its parent saw it.
@@ -62,4 +166,11 @@ pub enum Observation {
 pub enum SupervisorExit {
     Code(i32),
     Signal(i32),
+}
+
+impl LaunchError {
+    /// Another time, and nothing is wrong with the cluster's load.
+    pub fn away(why: impl Into<String>) -> Self {
+        Self::NotNow { why: why.into(), hindrance: Hindrance::Away, retry_after: None }
+    }
 }

@@ -53,6 +53,10 @@ enum Verb {
     Retry(verbs::retry::Args),
     /// Look into a dead-letter queue, and send its messages back.
     Dlq(verbs::dlq::Args),
+    /// Let a tenant's or a definition's jobs wait; or list what is paused.
+    Pause(verbs::pause::Args),
+    /// Let them go on.
+    Resume(verbs::pause::ResumeArgs),
 }
 
 /// The program.
@@ -68,6 +72,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Cancel(args) => verbs::cancel::run(args).await,
         Verb::Retry(args) => verbs::retry::run(args).await,
         Verb::Dlq(args) => verbs::dlq::run(args).await,
+        Verb::Pause(args) => verbs::pause::run(args).await,
+        Verb::Resume(args) => verbs::pause::resume(args).await,
     };
     match done {
         Ok(code) => code.into(),

@@ -1,38 +1,249 @@
-//! From permit to place: the attempt is committed in the ledger first, then made on the cluster, once.
+//! From committed order to place: many at the same time, as many as the cluster takes well, and each until it is known what became of it.
+//!
+//! ```text
+//!   permits ──commit──> queue ──> creating (pace, breaker) ──> made ──mark──> launched
+//!                         ^  later <── not now ──┘    └──> refused: the attempt has ended
+//! ```
+//! The ledger has every order before it is here. Whatever interrupts this, reconcile finds the committed order and gives it again; a place
+//! that exists counts.
 
-use super::{Dispatcher, admit::Permit, proof};
+use super::{Dispatcher, breaker::Breaker, jitter::jittered, pace::Pace, proof};
 use crate::{
-    cluster::LaunchError,
-    ledger::{self, Order},
+    cluster::{Hindrance, LaunchError},
+    ledger::{self, Order, Place},
+    record::wire::AttemptId,
 };
+use futures::FutureExt as _;
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// A cluster that has not answered by then is away, whatever it still does.
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+/// So many marks go into one transaction at the least, while more are coming.
+const MARKS: usize = 64;
+/// And no place that exists waits longer for its mark.
+const MARK_WITHIN: Duration = Duration::from_millis(20);
+/// Committed orders beyond the window: enough to keep it full during the next commit.
+const AHEAD: usize = 256;
+/// Between two tries of one order: doubled each time, with jitter.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// An order and how often it was tried.
+pub struct Tried {
+    order: Order,
+    tries: u32,
+}
+
+/// What became of a try.
+pub struct Tries {
+    tried: Tried,
+    sent: Instant,
+    result: Result<String, LaunchError>,
+}
+
+/// Orders on their way.
+#[derive(Default)]
+pub struct Launcher {
+    queue: VecDeque<Tried>,
+    /// Told to come again; by when, then by arrival.
+    later: BTreeMap<(Instant, u64), Tried>,
+    arrivals: u64,
+    creating: JoinSet<Tries>,
+    under_way: HashSet<AttemptId>,
+    made: Vec<Place>,
+    made_at: Option<Instant>,
+    pace: Pace,
+    breaker: Breaker,
+    /// Why the cluster took nothing when it was last asked, for people.
+    trouble: Option<String>,
+    /// Each order here, wherever it stands.
+    known: HashSet<AttemptId>,
+}
+
+impl Launcher {
+    /// Takes an order that is committed, once.
+    pub fn push(&mut self, order: Order) {
+        if self.known.insert(order.id.clone()) {
+            self.queue.push_back(Tried { order, tries: 0 });
+        }
+    }
+
+    /// How many more orders may be committed now: none while the cluster is sick.
+    pub fn room(&self) -> usize {
+        if self.breaker.is_closed() { AHEAD.saturating_sub(self.queue.len() + self.later.len()) } else { 0 }
+    }
+
+    /// Whether the order is being made at this moment: then nobody else may decide about it.
+    pub fn is_under_way(&self, id: &AttemptId) -> bool {
+        self.under_way.contains(id)
+    }
+
+    /// Whether the order will be made by and by.
+    pub fn has(&self, id: &AttemptId) -> bool {
+        self.known.contains(id)
+    }
+
+    /// Takes an order back that is not under way, so that its end can be written.
+    pub fn withdraw(&mut self, id: &AttemptId) {
+        if self.known.contains(id) && !self.is_under_way(id) {
+            self.queue.retain(|tried| tried.order.id != *id);
+            self.later.retain(|_, tried| tried.order.id != *id);
+            self.known.remove(id);
+        }
+    }
+
+    /// Why nothing is launched, if the cluster is sick.
+    pub fn trouble(&self) -> Option<&str> {
+        if self.breaker.is_closed() { None } else { self.trouble.as_deref() }
+    }
+
+    /// When there is something to do without anybody's call.
+    pub fn due(&self) -> Option<Instant> {
+        let marks = self.made_at.map(|at| at + MARK_WITHIN);
+        let later = self.later.keys().next().map(|(at, _)| *at);
+        let held = if self.queue.is_empty() {
+            None
+        } else {
+            self.breaker.open_until().max(self.pace.held_until(Instant::now()))
+        };
+        [marks, later, held].into_iter().flatten().min()
+    }
+
+    /// Waits for the next place; for ever while none is under way. May be dropped while it waits.
+    pub async fn next(&mut self) -> Tries {
+        loop {
+            match self.creating.join_next().await {
+                Some(Ok(tries)) => return tries,
+                Some(Err(error)) => tracing::error!("a launch broke down: {error}"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn again(&mut self, mut tried: Tried, retry_after: Option<Duration>, now: Instant) {
+        tried.tries += 1;
+        let wait = FIRST_WAIT.saturating_mul(1 << (tried.tries - 1).min(10)).min(LONGEST_WAIT);
+        let wait = jittered(wait.max(retry_after.unwrap_or_default()), random());
+        self.arrivals += 1;
+        self.later.insert((now + wait, self.arrivals), tried);
+    }
+}
 
 impl Dispatcher {
-    /// Uses the permit up. Whatever interrupts this, reconcile finds the committed order and goes on from there.
-    pub(super) async fn launch(&self, permit: Permit) -> Result<(), ledger::Error> {
-        let job = permit.into_job();
-        let uid = uuid::Uuid::new_v4().to_string();
-        match self.ledger.begin_launch(&job, self.cluster.name(), uid).await? {
-            Some(order) => self.create(&order).await,
-            None => Ok(()),
+    /// Gives as many orders to the cluster as it takes now.
+    pub(super) fn start_creating(&self, launcher: &mut Launcher) {
+        let now = Instant::now();
+        while let Some(entry) = launcher.later.first_entry().filter(|entry| entry.key().0 <= now) {
+            launcher.queue.push_back(entry.remove());
+        }
+        while !launcher.queue.is_empty() {
+            let window = launcher.pace.window(now).min(launcher.breaker.window(now));
+            if launcher.under_way.len() >= window {
+                return;
+            }
+            let Some(tried) = launcher.queue.pop_front() else { return };
+            launcher.under_way.insert(tried.order.id.clone());
+            let cluster = Arc::clone(&self.cluster);
+            launcher.creating.spawn(async move {
+                let sent = Instant::now();
+                // A launch that breaks down must not take its order along.
+                let launch = AssertUnwindSafe(cluster.launch(&tried.order)).catch_unwind();
+                let result = match tokio::time::timeout(CREATE_LIMIT, launch).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) => Err(LaunchError::away("the launch broke down")),
+                    Err(_) => Err(LaunchError::away(format!("no answer in {CREATE_LIMIT:?}"))),
+                };
+                Tries { tried, sent, result }
+            });
         }
     }
 
-    /// Makes the place of a committed order; the place that exists counts.
-    pub(super) async fn create(&self, order: &Order) -> Result<(), ledger::Error> {
-        match self.cluster.launch(order).await {
-            Ok(()) => self.ledger.launched(&order.id).await,
-            Err(LaunchError::Refused(why)) => {
-                self.ledger.end_attempt(&order.id, proof::refused(&why, ledger::now())).await
+    /// Settles what became of a place, and of all others that are ready: the marks of those that exist in one transaction.
+    pub(super) async fn settle(&self, launcher: &mut Launcher, first: Tries) -> Result<(), ledger::Error> {
+        let mut settled = vec![first];
+        while let Some(Ok(tries)) = launcher.creating.try_join_next() {
+            settled.push(tries);
+        }
+        let mut refused = Vec::new();
+        for tries in settled {
+            refused.extend(self.sort(launcher, tries));
+        }
+        self.start_creating(launcher);
+        refused.iter().for_each(|(id, _)| {
+            launcher.known.remove(id);
+        });
+        for (id, why) in refused {
+            self.ledger.end_attempt(&id, proof::refused(&why, ledger::now())).await?;
+            self.bell.mark(id);
+        }
+        self.mark(launcher, false).await
+    }
+
+    /// Writes down which places exist, once it is worth it.
+    pub(super) async fn mark(&self, launcher: &mut Launcher, at_once: bool) -> Result<(), ledger::Error> {
+        let is_due = launcher.made_at.is_some_and(|at| at.elapsed() >= MARK_WITHIN);
+        let is_worth_it = launcher.made.len() >= MARKS || launcher.under_way.is_empty() || is_due || at_once;
+        if launcher.made.is_empty() || !is_worth_it {
+            return Ok(());
+        }
+        self.ledger.launched_all(&launcher.made).await?;
+        launcher.made_at = None;
+        for (id, _) in launcher.made.drain(..) {
+            launcher.known.remove(&id);
+            // Cancelled meanwhile, perhaps: looked at as what it is now.
+            self.bell.mark(id);
+        }
+        Ok(())
+    }
+
+    /// What a try says of the cluster, and where its order goes on. Gives back an order that the cluster will never have, and why.
+    fn sort(&self, launcher: &mut Launcher, tries: Tries) -> Option<(AttemptId, String)> {
+        let (now, Tries { tried, sent, result }) = (Instant::now(), tries);
+        let id = tried.order.id.clone();
+        launcher.under_way.remove(&id);
+        match result {
+            Ok(uid) => {
+                launcher.pace.answered(now - sent);
+                launcher.breaker.answered();
+                launcher.made.push((id, (uid != tried.order.uid).then_some(uid)));
+                launcher.made_at = launcher.made_at.or(Some(now));
             }
-            Err(LaunchError::NotNow(why)) => {
-                tracing::warn!(
-                    job = order.id.job,
-                    attempt = order.id.attempt,
-                    why,
-                    "cannot be launched now; tried again"
-                );
-                Ok(())
+            Err(LaunchError::Refused(why)) => {
+                launcher.pace.answered(now - sent);
+                launcher.breaker.answered();
+                return Some((id, why));
+            }
+            Err(LaunchError::NotNow { why, hindrance, retry_after }) => {
+                tracing::warn!(job = id.job, attempt = id.attempt, why, "cannot be launched now; tried again");
+                match hindrance {
+                    Hindrance::Full => launcher.breaker.answered(),
+                    Hindrance::Busy => {
+                        launcher.breaker.answered();
+                        launcher.pace.too_much(sent, now, retry_after);
+                    }
+                    Hindrance::Away => {
+                        launcher.pace.too_much(sent, now, retry_after);
+                        launcher.breaker.failed(now, random());
+                    }
+                }
+                if !launcher.breaker.is_closed() {
+                    tracing::warn!(cluster = self.cluster.name(), why, "the cluster is let be for a while");
+                }
+                launcher.trouble = Some(why);
+                launcher.again(tried, retry_after, now);
             }
         }
+        None
     }
+}
+
+/// For spreading: nothing hangs on its quality.
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1
 }

@@ -1,7 +1,7 @@
 //! From what is left of an ended attempt to how it ended: pure, best evidence first.
 
 use crate::{
-    cluster::SupervisorExit,
+    cluster::{End, EndCause, SupervisorExit},
     ledger::AttemptEnd,
     record::{
         Millis,
@@ -13,13 +13,21 @@ use crate::{
 /// The supervisor's exit code where nothing was run, or no longer counts.
 const NO_LEAVE: i32 = 75;
 
+/// Whether this is the end of a process that had no leave, of an attempt whose leave another process has: that one's end is proved by nothing.
+pub fn is_anothers(end: &End, granted: bool, story: Option<&Story>) -> bool {
+    let ended = story.is_some_and(|story| story.ending.is_some());
+    granted && end.last_start && end.exit == Some(SupervisorExit::Code(NO_LEAVE)) && !ended
+}
+
 /// What is left of an attempt whose end is proved.
 pub struct Remains {
     pub granted: bool,
     /// Its supervisor had said that the transfer runs.
     pub executing: bool,
-    /// How the supervisor itself ended, where its parent saw it.
-    pub exit: Option<SupervisorExit>,
+    /// Somebody wants it cancelled.
+    pub cancelled: bool,
+    /// What the cluster has seen.
+    pub end: End,
     /// Its termination message, if that is signed with the attempt's own key.
     pub story: Option<Story>,
     pub now: Millis,
@@ -32,7 +40,8 @@ pub fn end(remains: Remains) -> AttemptEnd {
     if let Some(ending) = remains.story.and_then(|story| story.ending) {
         return AttemptEnd { ending, evidence: Evidence::TerminationMessage, at };
     }
-    let (outcome, evidence, why) = match (remains.granted, remains.exit) {
+    let End { exit, cause, evidence: seen, .. } = remains.end;
+    let (outcome, evidence, why) = match (remains.granted, exit) {
         (false, exit) => (Outcome::NeverGranted, Evidence::Inference, exit.map(words)),
         (true, Some(SupervisorExit::Code(0))) => (Outcome::Succeeded, Evidence::ExitCode, None),
         // It was asked to go while its grant was on the way. A transfer's own 75 is told from ours by the story that each start leaves.
@@ -51,28 +60,58 @@ pub fn end(remains: Remains) -> AttemptEnd {
         }
         (true, None) => (Outcome::Lost, Evidence::Inference, None),
     };
+    let outcome = by_cause(outcome, cause, remains.cancelled);
     let confidence = match outcome {
         Outcome::Lost => Confidence::Unknown,
-        Outcome::NeverGranted => Confidence::Certain,
+        Outcome::NeverGranted | Outcome::ContainerNotStarted { .. } => Confidence::Certain,
         _ => Confidence::Likely,
     };
-    let verdict = Verdict {
-        code: outcome.code().into(),
-        summary: summary(&outcome).into(),
-        evidence: ["nothing of the attempt runs any more".to_owned()].into_iter().chain(why).chain(last).collect(),
-        confidence,
-        next_action: String::new(),
-    };
-    let (exit_code, signal) = match remains.exit {
+    let first = if seen.is_empty() { vec!["nothing of the attempt runs any more".to_owned()] } else { seen };
+    let evidence_seen = first.into_iter().chain(why).chain(last).collect();
+    let (exit_code, signal) = match exit {
         Some(SupervisorExit::Code(code)) => (Some(code), None),
         Some(SupervisorExit::Signal(signal)) => (None, Some(signal)),
         None => (None, None),
     };
-    AttemptEnd {
-        ending: Ending { outcome, verdict, exit_code, signal, last_lines: vec![], cursor: None, commit: None },
-        evidence,
-        at: remains.now,
+    let verdict = verdict(&outcome, summary(&outcome).into(), evidence_seen, confidence);
+    AttemptEnd { ending: Ending { exit_code, signal, ..ending(outcome, verdict) }, evidence, at: remains.now }
+}
+
+/// What the cluster did explains what is left, unless the transfer succeeded all the same.
+fn by_cause(outcome: Outcome, cause: Option<EndCause>, cancelled: bool) -> Outcome {
+    let died = matches!(outcome, Outcome::Killed { .. } | Outcome::NeverGranted | Outcome::Lost);
+    let failed = matches!(outcome, Outcome::Failed { .. });
+    match cause {
+        // The kubelet knows whose limit it was; a child that was killed alone leaves the supervisor its own exit code.
+        Some(EndCause::OutOfMemory) if died || failed => Outcome::OutOfMemory,
+        Some(EndCause::NotStarted(reason)) if died || failed => Outcome::ContainerNotStarted { reason },
+        Some(EndCause::Deleted) if died && cancelled => Outcome::Cancelled,
+        Some(EndCause::Deleted) if died => Outcome::Deleted,
+        Some(EndCause::Evicted) if died => Outcome::Evicted,
+        Some(EndCause::Preempted) if died => Outcome::Preempted,
+        Some(EndCause::NodeLost) if died => Outcome::NodeLost,
+        Some(EndCause::TooOld) if died => Outcome::TimedOut,
+        _ => outcome,
     }
+}
+
+/// The end of an attempt without a grant whose place is gone: none of it ever ran, and the ledger sees to it that none will.
+pub fn vanished(cancelled: bool, now: Millis) -> AttemptEnd {
+    let outcome = if cancelled { Outcome::Cancelled } else { Outcome::Deleted };
+    let seen =
+        vec!["its place is gone from the cluster".into(), "it never had leave to start, and gets none any more".into()];
+    let summary =
+        if cancelled { summary(&outcome).into() } else { "The attempt's place was taken away before it began.".into() };
+    let verdict = verdict(&outcome, summary, seen, Confidence::Certain);
+    AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
+}
+
+pub(super) fn verdict(outcome: &Outcome, summary: String, evidence: Vec<String>, confidence: Confidence) -> Verdict {
+    Verdict { code: outcome.code().into(), summary, evidence, confidence, next_action: String::new() }
+}
+
+pub(super) fn ending(outcome: Outcome, verdict: Verdict) -> Ending {
+    Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None }
 }
 
 /// The end of a strict attempt that the cluster cannot tell of, and whose lease is over: `ledger::lease` argues why that is proof.
@@ -80,36 +119,24 @@ pub fn by_lease(until: Millis, why: &str) -> AttemptEnd {
     let outcome = Outcome::Lost;
     let moment =
         jiff::Timestamp::from_millisecond(until.0).map_or_else(|_| until.0.to_string(), |at| format!("{at:.3}"));
-    let verdict = Verdict {
-        code: outcome.code().into(),
-        summary: "The attempt is over, because its lease is; nothing says how it ended.".into(),
-        evidence: vec![
-            format!("the cluster cannot tell: {why}"),
-            format!(
-                "its lease (`fencing: strict`) was over at {moment} by the ledger's clock; its supervisor kills everything before that"
-            ),
-        ],
-        confidence: Confidence::Unknown,
-        next_action: String::new(),
-    };
-    let ending =
-        Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
-    AttemptEnd { ending, evidence: Evidence::Inference, at: until }
+    let seen = vec![
+        format!("the cluster cannot tell: {why}"),
+        format!(
+            "its lease (`fencing: strict`) was over at {moment} by the ledger's clock; its supervisor kills everything before that"
+        ),
+    ];
+    let summary = "The attempt is over, because its lease is; nothing says how it ended.";
+    let verdict = verdict(&outcome, summary.into(), seen, Confidence::Unknown);
+    AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: until }
 }
 
 /// The end of an attempt that the cluster will not have.
 pub fn refused(why: &str, now: Millis) -> AttemptEnd {
     let outcome = Outcome::CreateFailed;
-    let verdict = Verdict {
-        code: outcome.code().into(),
-        summary: format!("The cluster will not have this job: {why}"),
-        evidence: vec![why.to_owned()],
-        confidence: Confidence::Certain,
-        next_action: "Mend what the cluster names, then `sendo retry` it.".into(),
-    };
-    let ending =
-        Ending { outcome, verdict, exit_code: None, signal: None, last_lines: vec![], cursor: None, commit: None };
-    AttemptEnd { ending, evidence: Evidence::Inference, at: now }
+    let summary = format!("The cluster will not have this job: {why}");
+    let mut verdict = verdict(&outcome, summary, vec![why.to_owned()], Confidence::Certain);
+    verdict.next_action = "Mend what the cluster names, then `sendo retry` it.".into();
+    AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
 }
 
 fn summary(outcome: &Outcome) -> &'static str {
@@ -118,6 +145,18 @@ fn summary(outcome: &Outcome) -> &'static str {
         Outcome::Succeeded => "The transfer succeeded, by its exit code alone; its supervisor's report never came.",
         Outcome::Killed { .. } => "The supervisor or its transfer was killed from outside before it could report.",
         Outcome::Failed { .. } => "The transfer failed, by its exit code alone; its supervisor's report never came.",
+        Outcome::OutOfMemory => {
+            "The attempt needed more memory than it had; the kernel killed it together with its supervisor."
+        }
+        Outcome::Evicted => "The attempt was evicted from its node, and could not report in time.",
+        Outcome::Preempted => {
+            "The attempt's place went to a Pod of a higher priority, and it could not report in time."
+        }
+        Outcome::NodeLost => "The attempt's node is gone, and the attempt with it.",
+        Outcome::Deleted => "Somebody deleted the attempt's place, and it could not report in time.",
+        Outcome::TimedOut => "The attempt was older than its place may become; the cluster ended it.",
+        Outcome::Cancelled => "The job was cancelled.",
+        Outcome::ContainerNotStarted { .. } => "The attempt's container could not be run; nothing of it was.",
         _ => "The attempt is over, and nothing says how it ended.",
     }
 }
@@ -154,8 +193,34 @@ mod tests {
     }
 
     fn outcome(granted: bool, exit: Option<SupervisorExit>, story: Option<Story>) -> (Outcome, Evidence) {
-        let end = end(Remains { granted, executing: granted, exit, story, now: Millis(9) });
+        let seen = End { exit, ..End::default() };
+        let remains = Remains { granted, executing: granted, cancelled: false, end: seen, story, now: Millis(9) };
+        let end = end(remains);
         (end.ending.outcome, end.evidence)
+    }
+
+    #[test]
+    fn what_the_cluster_did_explains_a_death_and_never_a_success() {
+        let ended = |code, cause, granted, cancelled| {
+            let seen = End { exit: Some(SupervisorExit::Code(code)), cause: Some(cause), ..End::default() };
+            let now = Millis(9);
+            end(Remains { granted, executing: granted, cancelled, end: seen, story: None, now }).ending.outcome
+        };
+        for (cause, outcome) in [
+            (EndCause::OutOfMemory, Outcome::OutOfMemory),
+            (EndCause::Evicted, Outcome::Evicted),
+            (EndCause::Preempted, Outcome::Preempted),
+            (EndCause::NodeLost, Outcome::NodeLost),
+            (EndCause::Deleted, Outcome::Deleted),
+            (EndCause::TooOld, Outcome::TimedOut),
+        ] {
+            assert_eq!(ended(137, cause.clone(), true, false), outcome);
+            assert_eq!(ended(137, cause.clone(), false, false), outcome);
+            assert_eq!(ended(0, cause, true, false), Outcome::Succeeded);
+        }
+        assert_eq!(ended(137, EndCause::Deleted, true, true), Outcome::Cancelled);
+        // It had failed by itself before the eviction could end it.
+        assert_eq!(ended(1, EndCause::Evicted, true, false), Outcome::Failed { exit_code: 1 });
     }
 
     #[test]
@@ -168,13 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn a_second_start_that_was_turned_away_proves_nothing_of_the_first() {
+        let end = |last_start, code| End { exit: Some(SupervisorExit::Code(code)), last_start, ..End::default() };
+        assert!(is_anothers(&end(true, 75), true, None));
+        assert!(is_anothers(&end(true, 75), true, Some(&story(None))));
+        // Nobody has it; it is the only one there was; it ended by itself.
+        for (end, granted) in [(end(true, 75), false), (end(false, 75), true), (end(true, 1), true)] {
+            assert!(!is_anothers(&end, granted, None));
+        }
+    }
+
+    #[test]
     fn nothing_known_is_lost_and_never_a_success() {
         assert_eq!(outcome(true, None, None), (Outcome::Lost, Evidence::Inference));
         assert_eq!(outcome(true, Some(SupervisorExit::Code(75)), None).0, Outcome::Lost);
         let started = |story| Remains {
             granted: true,
             executing: false,
-            exit: Some(SupervisorExit::Code(75)),
+            cancelled: false,
+            end: End { exit: Some(SupervisorExit::Code(75)), ..End::default() },
             story,
             now: Millis(9),
         };

@@ -2,22 +2,31 @@
 //! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided, but for a strict attempt whose lease is
 //! over.
 
-use super::{Dispatcher, proof};
+use super::{Dispatcher, pending, proof};
 use crate::{
-    cluster::{Observation, SupervisorExit},
-    ledger::{self, LiveAttempt},
-    record::termination::{Signed, Story},
+    cluster::{End, EndCause, Observation, Wait},
+    ledger::{self, LiveAttempt, Order},
+    record::{
+        termination::{Signed, Story},
+        wire::AttemptId,
+    },
 };
+use futures::{StreamExt as _, stream};
 use std::time::Duration;
+
+/// Places that are released at the same time: each is a request to the cluster.
+const AT_ONCE: usize = 16;
 
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
+/// Nothing runs in it that would need any; without any the kubelet would not be asked.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// One look at every attempt that the ledger believes alive, and at those whose place is still to be released.
-    pub(super) async fn reconcile(&self) -> Result<(), ledger::Error> {
-        for attempt in self.ledger.live_attempts(self.cluster.name()).await? {
-            match self.reconcile_one(&attempt).await {
+    /// One look at attempts that the ledger believes alive.
+    pub(super) async fn reconcile(&self, live: &[LiveAttempt]) -> Result<(), ledger::Error> {
+        for attempt in live {
+            match self.reconcile_one(attempt).await {
                 // One job's trouble is not the others'.
                 Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
                     tracing::error!("{error}")
@@ -25,43 +34,124 @@ impl Dispatcher {
                 other => other?,
             }
         }
-        for order in self.ledger.unreleased(self.cluster.name()).await? {
-            // Its supervisor may still be on its way out.
-            if matches!(self.cluster.observe(&order).await, Observation::Ended { .. } | Observation::NeverExisted) {
-                match self.cluster.release(&order.id).await {
-                    Ok(()) => self.ledger.released(&order.id).await?,
-                    Err(why) => tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet"),
+        Ok(())
+    }
+
+    /// One look at attempts that have ended, and whose place is still to be released.
+    pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
+        // Listed first: the compiler cannot see through a stream of borrowing closures.
+        let releases: Vec<_> = ended.iter().map(|order| self.release_one(order)).collect();
+        let released: Vec<_> = stream::iter(releases).buffer_unordered(AT_ONCE).collect().await;
+        let released: Vec<AttemptId> = released.into_iter().flatten().collect();
+        self.ledger.released(&released).await?;
+        self.release_strays().await
+    }
+
+    /// One attempt, held against what can be seen of it.
+    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let order = &attempt.order;
+        let cancelled = attempt.cancel_requested.is_some();
+        match self.cluster.observe(order).await {
+            Observation::Alive { uid } => {
+                self.exists(attempt, &uid).await?;
+                if cancelled {
+                    self.stop(order, CANCEL_GRACE).await;
                 }
+                Ok(())
             }
+            Observation::Waiting { uid, wait } => {
+                self.exists(attempt, &uid).await?;
+                self.wait(attempt, &wait).await
+            }
+            Observation::Absent if attempt.launching && !attempt.granted && !cancelled => {
+                self.create(order);
+                Ok(())
+            }
+            Observation::Absent => self.absent(attempt).await,
+            Observation::Ended(end) => self.end(attempt, end).await,
+            Observation::Unknown(why) => self.unseen(attempt, &why).await,
+        }
+    }
+
+    /// Its place has been seen: what the launch may have died before saying.
+    async fn exists(&self, attempt: &LiveAttempt, uid: &str) -> Result<(), ledger::Error> {
+        if attempt.launching || attempt.order.uid.is_empty() {
+            self.ledger.launched(&attempt.order.id, uid).await?;
         }
         Ok(())
     }
 
-    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
-        let order = &attempt.order;
-        match self.cluster.observe(order).await {
-            Observation::Alive => {
-                if attempt.launching {
-                    self.ledger.launched(&order.id).await?;
-                }
-                if attempt.cancel_requested.is_some()
-                    && let Err(why) = self.cluster.stop(order, CANCEL_GRACE).await
-                {
-                    tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
-                }
-                Ok(())
-            }
-            Observation::NeverExisted if attempt.launching && attempt.cancel_requested.is_none() => {
-                self.create(order).await
-            }
-            // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
-            Observation::NeverExisted if attempt.cancel_requested.is_some() => self.end(attempt, None, &[]).await,
-            Observation::NeverExisted => {
-                self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
-            }
-            Observation::Ended { exit, message } => self.end(attempt, exit, &message).await,
-            Observation::Unknown(why) => self.unseen(attempt, &why).await,
+    /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
+    async fn wait(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
+        let id = &attempt.order.id;
+        let end = match attempt.cancel_requested {
+            Some(_) => Some(proof::vanished(true, ledger::now())),
+            None => pending::overdue(wait, ledger::now()),
+        };
+        if let Some(end) = end
+            && !attempt.granted
+            && self.ledger.end_ungranted(id, end).await?
+        {
+            self.stop(&attempt.order, LEAST_GRACE).await;
         }
+        Ok(())
+    }
+
+    async fn absent(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let cancelled = attempt.cancel_requested.is_some();
+        if !attempt.granted
+            && self.ledger.end_ungranted(&attempt.order.id, proof::vanished(cancelled, ledger::now())).await?
+        {
+            return Ok(());
+        }
+        // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
+        if cancelled {
+            return self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await;
+        }
+        self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
+    }
+
+    /// Asks the place to end; false if it could not be asked.
+    async fn stop(&self, order: &Order, grace: Duration) -> bool {
+        match self.cluster.stop(order, grace).await {
+            Ok(()) => true,
+            Err(why) => {
+                tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be stopped now; tried again");
+                false
+            }
+        }
+    }
+
+    /// The attempt's end is in the ledger: its place may go, once nothing runs there. Gives back the attempt if it went.
+    async fn release_one(&self, order: &Order) -> Option<AttemptId> {
+        let may_go = match self.cluster.observe(order).await {
+            Observation::Ended(_) | Observation::Absent => true,
+            // It never began, and without a grant never will: no end of it is to come that anybody would wait for.
+            Observation::Waiting { .. } => self.stop(order, LEAST_GRACE).await,
+            // Its supervisor may still be on its way out.
+            Observation::Alive { .. } | Observation::Unknown(_) => false,
+        };
+        if !may_go {
+            return None;
+        }
+        let released = self.cluster.release(&order.id).await;
+        let trouble = |why: &anyhow::Error| {
+            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet")
+        };
+        released.inspect_err(trouble).is_ok().then(|| order.id.clone())
+    }
+
+    /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it
+    /// leaves alone: it may have been restored from a backup.
+    async fn release_strays(&self) -> Result<(), ledger::Error> {
+        for id in self.cluster.unreleased() {
+            if self.ledger.is_released(&id).await?
+                && let Err(why) = self.cluster.release(&id).await
+            {
+                tracing::warn!(job = id.job, why = format!("{why:#}"), "cannot be released yet");
+            }
+        }
+        Ok(())
     }
 
     /// The cluster cannot tell. A lease that is over can: its supervisor has killed everything before. Without one nothing is decided.
@@ -78,18 +168,32 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn end(
-        &self,
-        attempt: &LiveAttempt,
-        exit: Option<SupervisorExit>,
-        message: &[u8],
-    ) -> Result<(), ledger::Error> {
+    async fn end(&self, attempt: &LiveAttempt, end: End) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
-        let story = self.believed(&attempt, message);
-        let remains =
-            proof::Remains { granted: attempt.granted, executing: attempt.executing, exit, story, now: ledger::now() };
-        self.ledger.end_attempt(&attempt.order.id, proof::end(remains)).await
+        let story = self.believed(&attempt, &end.message);
+        if proof::is_anothers(&end, attempt.granted, story.as_ref()) {
+            let why = "its container was started twice: the one that was turned away has ended, of the other nothing is known";
+            return self.unseen(&attempt, why).await;
+        }
+        let node = end.node.clone();
+        let remains = proof::Remains {
+            granted: attempt.granted,
+            executing: attempt.executing,
+            cancelled: attempt.cancel_requested.is_some(),
+            end,
+            story,
+            now: ledger::now(),
+        };
+        let id = &attempt.order.id;
+        if let Some(node) = node {
+            self.ledger.on_node(id, &node).await?;
+        }
+        if attempt.granted {
+            return self.ledger.end_attempt(id, proof::end(remains)).await;
+        }
+        // Granted since: looked at again in the next pass.
+        self.ledger.end_ungranted(id, proof::end(remains)).await.map(|_| ())
     }
 
     fn believed(&self, attempt: &LiveAttempt, message: &[u8]) -> Option<Story> {

@@ -1,15 +1,22 @@
 //! What follows an attempt's end: pure, one table for every outcome.
 //!
-//! Two budgets: five bad nodes must not burn the customer's retries. And one rule above both: what may have written something is not
+//! Two budgets: five bad nodes must not burn the customer's retries. A job that says how much memory it may grow to pays for that with
+//! neither: the growth ends by itself. And one rule above all: what may have written something is not
 //! run again by itself, unless the load says that repeating it does no harm; a person is asked, with the question spelled out.
 
+use super::jitter::{chance, jittered};
 use crate::{
     ledger::{Budget, NextStep, RetryCase},
-    record::outcome::{Commit, CommitState, Outcome},
+    record::{
+        outcome::{Commit, CommitState, Outcome},
+        quantity::Bytes,
+    },
 };
 use std::time::Duration;
 
-/// No retry waits longer than this.
+/// After an end for want of memory the next attempt gets so many times as much, up to the job's `memory_max`.
+const GROWTH: u64 = 2;
+/// No retry waits longer than this, but for its jitter.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
 /// The policy.
@@ -19,7 +26,8 @@ pub fn next_step(case: &RetryCase<'_>) -> NextStep {
         _ if case.cancel_requested => return NextStep::Cancel,
         Outcome::Cancelled => return NextStep::Cancel,
         Outcome::CreateFailed => return NextStep::Reject,
-        Outcome::NotStarted { .. } => return NextStep::Fail,
+        // Waiting was the retry.
+        Outcome::NotStarted { .. } | Outcome::ImageUnavailable | Outcome::Unschedulable => return NextStep::Fail,
         _ => {}
     }
     let repeatable = !case.may_have_run || case.job.is_idempotent() || nothing_was_written(case);
@@ -32,7 +40,16 @@ pub fn next_step(case: &RetryCase<'_>) -> NextStep {
         return NextStep::Hold { question: question(case) };
     }
     let doubled = case.job.retry.backoff.0.saturating_mul(2_u32.saturating_pow(used.min(16)));
-    NextStep::Retry { after: doubled.min(LONGEST_BACKOFF), budget }
+    // The same for whoever asks again: the policy is pure.
+    let random = chance((&case.job.id, case.own_retries, case.infrastructure_retries));
+    NextStep::Retry { after: jittered(doubled.min(LONGEST_BACKOFF), random), budget, memory: grown(case) }
+}
+
+/// What the next attempt gets, if the last one had too little and the job allows more.
+fn grown(case: &RetryCase<'_>) -> Option<Bytes> {
+    let (had, most) = (case.job.resources.memory?, case.job.resources.memory_max?);
+    let more = matches!(case.outcome, Outcome::OutOfMemory) && had < most;
+    more.then(|| Bytes(had.0.saturating_mul(GROWTH)).min(most))
 }
 
 /// The budget that pays for another attempt, and how much of it is used; `None` if it is used up, or the job wants no retry.
@@ -41,6 +58,9 @@ fn budget(case: &RetryCase<'_>) -> Option<(Budget, u32)> {
     if case.outcome.is_infrastructure() {
         let left = case.infrastructure_retries < retry.infrastructure_limit;
         return left.then_some((Budget::Infrastructure, case.infrastructure_retries));
+    }
+    if grown(case).is_some() {
+        return Some((Budget::Memory, 0));
     }
     if let Outcome::Failed { exit_code } = case.outcome
         && !retry.on_exit_codes.is_empty()
@@ -166,10 +186,12 @@ mod tests {
         assert_eq!(ask(&job(""), FAILED, true, 0, false), NextStep::Fail);
         let twice = job(", \"retry\": {\"limit\": 2, \"idempotent\": true, \"backoff\": \"10s\"}");
         let after = |used| match ask(&twice, FAILED, true, used, false) {
-            NextStep::Retry { after, budget: Budget::Own } => Some(after.as_secs()),
+            NextStep::Retry { after, budget: Budget::Own, .. } => Some(after.as_secs()),
             _ => None,
         };
-        assert_eq!([after(0), after(1), after(2)], [Some(10), Some(20), None]);
+        assert!(matches!(after(0), Some(10..=12)) && matches!(after(1), Some(20..=25)), "with its jitter");
+        assert_eq!(after(2), None);
+        assert_eq!(after(0), after(0), "the same for whoever asks again");
         assert_eq!(ask(&twice, KILLED, true, 5, false), NextStep::Fail);
     }
 
@@ -178,5 +200,36 @@ mod tests {
         let job = job(", \"retry\": {\"limit\": 2, \"idempotent\": true, \"on_exit_codes\": [7]}");
         assert_eq!(ask(&job, FAILED, true, 0, false), NextStep::Fail);
         assert!(matches!(ask(&job, Outcome::Failed { exit_code: 7 }, true, 0, false), NextStep::Retry { .. }));
+    }
+
+    #[test]
+    fn memory_grows_to_the_jobs_own_cap_and_no_further() {
+        let sized = |memory: &str| {
+            let resources = format!(", \"resources\": {{\"memory\": \"{memory}\", \"memory_max\": \"3Gi\"}}");
+            ask(
+                &job(&format!("{resources}, \"retry\": {{\"idempotent\": true}}")),
+                Outcome::OutOfMemory,
+                true,
+                0,
+                false,
+            )
+        };
+        let grown = |memory: &str| match sized(memory) {
+            NextStep::Retry { memory, budget: Budget::Memory, .. } => memory.map(|memory| memory.to_string()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([grown("1Gi"), grown("2Gi")], [Some("2Gi".into()), Some("3Gi".into())]);
+        // From there on it is a failure like any other: the job's own budget, which is empty.
+        assert_eq!(sized("3Gi"), NextStep::Fail);
+        assert_eq!(
+            ask(&job(", \"resources\": {\"memory\": \"1Gi\"}"), Outcome::OutOfMemory, false, 0, false),
+            NextStep::Fail
+        );
+        let asked = job(", \"resources\": {\"memory\": \"1Gi\", \"memory_max\": \"2Gi\"}");
+        assert!(
+            matches!(ask(&asked, Outcome::OutOfMemory, true, 0, false), NextStep::Hold { .. }),
+            "never what may have written"
+        );
+        assert!(matches!(ask(&asked, KILLED, false, 0, false), NextStep::Retry { memory: None, .. }));
     }
 }

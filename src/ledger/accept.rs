@@ -155,7 +155,8 @@ impl Ledger {
                 .bind(queued_at(incoming))
                 .bind(queued_at(incoming))
                 .bind(now.0)
-                .bind(incoming.not_before_ms);
+                // From then on it waits: a tenant's jobs go in this order.
+                .bind(incoming.not_before_ms.max(queued_at(incoming)));
         }
         query.execute(&mut **tx).await?;
         let mut query = self.sql(INSERT_TRANSITIONS.of(new.len()));

@@ -234,6 +234,11 @@ impl Dialect {
         }
     }
 
+    /// Whether rows are locked one by one: SQLite's writer has the whole file.
+    pub fn locks_rows(self) -> bool {
+        self != Self::Sqlite
+    }
+
     /// Whether changes of tables belong to a transaction. Where they do not, each is whole by itself, and may be done without being recorded.
     pub fn has_transactional_schema(self) -> bool {
         matches!(self, Self::Sqlite | Self::Postgres)

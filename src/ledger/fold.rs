@@ -9,6 +9,7 @@ use crate::record::{
     job::Job,
     outcome::{Commit, Confidence, Ending, Evidence, Outcome, Verdict},
     phase::{Phase, Writer, may_move},
+    quantity::Bytes,
     wire::AttemptId,
 };
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub enum NextStep {
     Retry {
         after: Duration,
         budget: Budget,
+        /// What the next attempt gets, where that is more than the last one had.
+        memory: Option<Bytes>,
     },
 }
 
@@ -59,6 +62,8 @@ pub enum NextStep {
 pub enum Budget {
     Own,
     Infrastructure,
+    /// Nobody's: the job lets its memory grow, and the growth ends at its own cap.
+    Memory,
 }
 
 impl Ledger {
@@ -146,8 +151,9 @@ impl Ledger {
     /// The first evidence of an attempt's end: the next step goes into the job's row.
     async fn follow(&self, tx: &mut Tx, job: &mut JobRow, next: &NextStep, end: &AttemptEnd) -> Result<(), Error> {
         self.show_verdict(tx, job, end).await?;
-        if let NextStep::Retry { after, budget } = next {
-            self.use_budget(tx, job, *budget, super::now().plus(*after)).await?;
+        if let NextStep::Retry { after, budget, memory } = next {
+            job.job.resources.memory = memory.or(job.job.resources.memory);
+            self.use_budget(tx, job, *budget, *memory, super::now().plus(*after)).await?;
         }
         let to = next.phase();
         if job.phase == Phase::Queued && to == Phase::Succeeded {
@@ -217,15 +223,26 @@ impl Ledger {
         Ok(())
     }
 
-    async fn use_budget(&self, tx: &mut Tx, job: &mut JobRow, budget: Budget, not_before: Millis) -> Result<(), Error> {
+    async fn use_budget(
+        &self,
+        tx: &mut Tx,
+        job: &mut JobRow,
+        budget: Budget,
+        memory: Option<Bytes>,
+        not_before: Millis,
+    ) -> Result<(), Error> {
         match budget {
             Budget::Own => job.own_retries += 1,
             Budget::Infrastructure => job.infrastructure_retries += 1,
+            Budget::Memory => {}
         }
-        self.sql("UPDATE jobs SET own_retries = ?, infrastructure_retries = ?, not_before_ms = ? WHERE id = ?")
+        let statement = "UPDATE jobs SET own_retries = ?, infrastructure_retries = ?, not_before_ms = ?, \
+                         memory_bytes = COALESCE(?, memory_bytes) WHERE id = ?";
+        self.sql(statement)
             .bind(i64::from(job.own_retries))
             .bind(i64::from(job.infrastructure_retries))
             .bind(not_before.0)
+            .bind(memory.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX)))
             .bind(job.job.id.clone())
             .execute(&mut **tx)
             .await?;
@@ -261,7 +278,10 @@ impl NextStep {
 fn reason(next: &NextStep, end: &AttemptEnd) -> String {
     let reason = format!("{}, by {}", end.ending.outcome.code(), end.evidence);
     match next {
-        NextStep::Retry { after, .. } => format!("{reason}; next attempt in {}", crate::record::span::Span(*after)),
+        NextStep::Retry { after, memory, .. } => {
+            let with = memory.map(|memory| format!(" with {memory} of memory")).unwrap_or_default();
+            format!("{reason}; next attempt{with} in {}", crate::record::span::Span(*after))
+        }
         _ => reason,
     }
 }

@@ -1,6 +1,11 @@
 //! Leave to start: binds an attempt to one process for good.
+//!
+//! Two bindings, each made once and never changed. The **place's UID**, by whatever names it first: the answer to its making, a look at the cluster, or the
+//! first request for a grant; a Pod that is made again under the same name has another one. The **nonce** of the first process that asks from that place; a
+//! container that is started again has another one. And an attempt that has no grant can be closed so that it never gets one, which is as good
+//! as a proof that nothing of it will run: every process asks here first.
 
-use super::{Error, Ledger, Tx, rows::JobRow};
+use super::{AttemptEnd, Error, Ledger, Tx, rows::JobRow};
 use crate::record::{
     job::Fencing,
     wire::{AttemptId, Cursor, Grant, GrantAnswer, GrantRequest},
@@ -57,7 +62,8 @@ impl Ledger {
         if attempt.ended || row.phase.is_ended() {
             return no("the attempt is over");
         }
-        if !self.has_uid(&mut tx, &request.id, uid).await? {
+        // First, so that two that ask at once see each other.
+        if !self.bind_uid(&mut tx, &request.id, uid).await? {
             return no("another place has this attempt");
         }
         match attempt.nonce {
@@ -82,10 +88,37 @@ impl Ledger {
         })))
     }
 
-    pub(super) async fn has_uid(&self, tx: &mut Tx, id: &AttemptId, uid: &str) -> Result<bool, Error> {
+    /// Binds the attempt to its place, unless it is bound; false if it is bound to another one.
+    pub(super) async fn bind_uid(&self, tx: &mut Tx, id: &AttemptId, uid: &str) -> Result<bool, Error> {
+        if !uid.is_empty() {
+            let query = self.sql("UPDATE attempts SET uid = ? WHERE job_id = ? AND attempt = ? AND uid = ''");
+            let query = query.bind(uid.to_owned()).bind(id.job.clone()).bind(i64::from(id.attempt));
+            query.execute(&mut **tx).await?;
+        }
         let query = self.sql("SELECT uid FROM attempts WHERE job_id = ? AND attempt = ?").bind(id.job.clone());
-        let row = query.bind(i64::from(id.attempt)).fetch_one(&mut **tx).await?;
-        Ok(row.try_get::<String, _>("uid")? == uid)
+        let row = query.bind(i64::from(id.attempt)).fetch_optional(&mut **tx).await?;
+        let bound = row.map(|row| row.try_get::<String, _>("uid")).transpose()?;
+        Ok(!uid.is_empty() && bound.as_deref() == Some(uid))
+    }
+
+    /// Ends an attempt that has no grant, and so never gets one; false if it has one, or has ended: then nothing is changed.
+    pub async fn end_ungranted(&self, id: &AttemptId, end: AttemptEnd) -> Result<bool, Error> {
+        self.transact(|_| self.end_ungranted_once(id, end.clone())).await
+    }
+
+    async fn end_ungranted_once(&self, id: &AttemptId, end: AttemptEnd) -> Result<bool, Error> {
+        let mut tx = self.begin().await?;
+        let (Some(mut job), Some(attempt)) =
+            (self.job_row(&mut tx, &id.job).await?, self.attempt_row(&mut tx, id).await?)
+        else {
+            return Ok(false);
+        };
+        if attempt.ended || attempt.granted {
+            return Ok(false);
+        }
+        self.conclude(&mut tx, &mut job, id, &attempt, end).await?;
+        self.commit(tx).await?;
+        Ok(true)
     }
 
     async fn bind(&self, tx: &mut Tx, request: &GrantRequest) -> Result<(), Error> {

@@ -1,95 +1,181 @@
-//! Attempts from permit to place: what waits, what is launching, what may still be alive.
+//! Attempts from permit to place, many in one transaction: committed as launching, then marked as launched.
 
 use super::{
-    Error, Fence, Ledger,
-    rows::{job, number, phase},
-    transact::Again,
+    Error, Fence, Ledger, Tx,
+    batch::{Batch, LazyBatch},
+    rows::{job, number},
 };
 use crate::record::{
-    Millis,
     job::Job,
-    phase::{Phase, Writer},
+    outcome::Verdict,
+    phase::{Phase, Writer, may_move},
+    quantity::Bytes,
     wire::AttemptId,
 };
-use sqlx::{Row as _, any::AnyRow};
-
-/// A job that waits for admission.
-#[derive(Debug, Clone)]
-pub struct Waiting {
-    pub id: String,
-    pub tenant: String,
-    pub definition: String,
-    pub priority: i32,
-    pub incremental: bool,
-    pub queued_at: Millis,
-    pub not_before: Millis,
-}
+use sqlx::Row as _;
+use std::collections::HashMap;
 
 /// An attempt that is committed to be launched.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: AttemptId,
     pub uid: String,
+    /// With the memory that this attempt gets.
     pub job: Job,
+    /// Where the infrastructure ended the attempt before: better not there again.
+    pub avoid_node: Option<String>,
 }
 
-/// An attempt that has not ended, as far as the ledger knows.
-#[derive(Debug, Clone)]
-pub struct LiveAttempt {
-    pub order: Order,
-    pub phase: Phase,
-    /// It is committed, and nobody has said that its place exists.
-    pub launching: bool,
-    pub granted: bool,
-    /// Its supervisor has said that the transfer runs.
-    pub executing: bool,
-    pub nonce: Option<String>,
-    /// Under `fencing: strict`, once granted: nothing of it runs after this moment of the ledger's clock.
-    pub lease_until: Option<Millis>,
-    pub cancel_requested: Option<Millis>,
+/// A job that may be launched, and the UID of its place, where that is ours to choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    pub job: String,
+    pub uid: String,
 }
 
-/// Attempts with their jobs.
-macro_rules! attempts_where {
-    ($condition:literal) => {
-        concat!(
-            "SELECT a.job_id, a.attempt, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, a.lease_until_ms, j.spec, j.phase, ",
-            "j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
-            $condition
-        )
-    };
+/// An attempt whose place exists, and the UID that the place brought along.
+pub type Place = (AttemptId, Option<String>);
+
+/// What nobody may run here: the last word before an attempt is made.
+pub type Fits<'a> = &'a (dyn Fn(&Job) -> Result<(), Verdict> + Sync);
+
+/// A job as the launch finds it.
+struct Queued {
+    id: AttemptId,
+    uid: String,
+    job: Job,
+    memory: Option<Bytes>,
+    avoid_node: Option<String>,
 }
+
+static LOCK: LazyBatch =
+    LazyBatch::new(|| Batch::new("SELECT id FROM jobs WHERE id IN ({rows}) ORDER BY id{for_update}", "?", ", "));
+
+static QUEUED: LazyBatch = LazyBatch::new(|| {
+    let text = "SELECT j.id, j.spec, j.attempt, j.memory_bytes, a.node, a.avoid_node, a.outcome FROM jobs j LEFT JOIN attempts a \
+                ON a.job_id = j.id AND a.attempt = j.attempt WHERE j.phase = 'queued' AND j.cancel_requested_ms IS NULL \
+                AND (a.state IS NULL OR a.state = 'ended') AND j.id IN ({rows})";
+    Batch::new(text, "?", ", ")
+});
+
+static INSERT: LazyBatch = LazyBatch::new(|| {
+    let text = "INSERT INTO attempts (job_id, attempt, state, cluster, uid, launching_at_ms, memory_bytes, avoid_node, evidence, conflicts) \
+                VALUES {rows}";
+    Batch::new(text, "(?, ?, 'launching', ?, ?, ?, ?, ?, 0, 0)", ", ")
+});
+
+static COUNT_UP: LazyBatch =
+    LazyBatch::new(|| Batch::new("UPDATE jobs SET attempt = attempt + 1 WHERE id IN ({rows})", "?", ", "));
+
+static LAUNCHED: LazyBatch = LazyBatch::new(|| {
+    let text = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE state = 'launching' AND ({rows})";
+    Batch::new(text, "(job_id = ? AND attempt = ?)", " OR ")
+});
+
+static PLACES: LazyBatch = LazyBatch::new(|| {
+    let text = "UPDATE attempts SET uid = CASE job_id {rows} ELSE uid END WHERE uid = '' AND ";
+    let rows = Batch::new(text, "WHEN ? THEN ?", " ");
+    let which = Batch::new("({rows})", "(job_id = ? AND attempt = ?)", " OR ");
+    rows.followed_by(&which)
+});
+
+/// Jobs that are still queued for the attempt that was marked a moment ago. The supervisor may have been faster: then the job is executing
+/// already, or its attempt even over and the job queued again.
+const STILL: &str = "j.phase = 'queued' AND EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt \
+                     AND a.state = 'launched') AND ({rows})";
+
+static SET_UP: LazyBatch = LazyBatch::new(|| {
+    let text = "INSERT INTO transitions (job_id, number, attempt, from_phase, to_phase, at_ms, recorded_at_ms, writer, reason) \
+                SELECT j.id, COALESCE(MAX(t.number), 0) + 1, j.attempt, j.phase, 'setting_up', \
+                CASE WHEN j.phase_since_ms > ? THEN j.phase_since_ms ELSE ? END, ?, ?, 'its place exists' FROM jobs j \
+                LEFT JOIN transitions t ON t.job_id = j.id WHERE ";
+    let text = format!("{text}{STILL} GROUP BY j.id, j.attempt, j.phase, j.phase_since_ms");
+    Batch::new(&text, "(j.id = ? AND j.attempt = ?)", " OR ")
+});
+
+static MOVE: LazyBatch = LazyBatch::new(|| {
+    let text = "UPDATE jobs SET phase = 'setting_up', ended_at_ms = NULL, \
+                phase_since_ms = CASE WHEN phase_since_ms > ? THEN phase_since_ms ELSE ? END WHERE ";
+    let text = format!("{text}{}", STILL.replace("j.", "jobs."));
+    Batch::new(&text, "(jobs.id = ? AND jobs.attempt = ?)", " OR ")
+});
 
 impl Ledger {
-    /// Jobs in the queue whose time has come and that have no live attempt, best first. An incremental definition waits while one of its
-    /// jobs is held or waits for its next attempt: its cursor does not stand where the next run may begin.
-    pub async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, Error> {
-        let statement = "SELECT j.id, j.tenant, j.definition, j.priority, j.incremental, j.queued_at_ms, j.not_before_ms FROM jobs j \
-                         WHERE j.phase = 'queued' AND j.not_before_ms <= ? AND j.cancel_requested_ms IS NULL AND NOT EXISTS \
-                         (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt AND a.state <> 'ended') AND NOT \
-                         (j.incremental = 1 AND EXISTS (SELECT 1 FROM jobs k WHERE k.tenant = j.tenant AND k.definition = j.definition \
-                         AND k.incremental = 1 AND k.id <> j.id AND (k.phase = 'held' OR (k.phase = 'queued' AND k.attempt > 0 AND \
-                         (j.attempt = 0 OR k.queued_at_ms < j.queued_at_ms OR (k.queued_at_ms = j.queued_at_ms AND k.id < j.id)))))) \
-                         ORDER BY j.priority DESC, j.queued_at_ms, j.id LIMIT ?";
-        let rows = self.sql(statement).bind(super::now().0).bind(i64::from(limit)).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Waiting {
-                    id: row.try_get("id")?,
-                    tenant: row.try_get("tenant")?,
-                    definition: row.try_get("definition")?,
-                    priority: i32::try_from(row.try_get::<i64, _>("priority")?).unwrap_or_default(),
-                    incremental: row.try_get::<i64, _>("incremental")? != 0,
-                    queued_at: Millis(row.try_get("queued_at_ms")?),
-                    not_before: Millis(row.try_get("not_before_ms")?),
-                })
-            })
-            .collect()
+    /// Commits the next attempts of queued jobs in one transaction, each looked at again under its lock: what is no longer to be launched
+    /// (cancelled, launched by somebody else) is left out. A job that does not fit is rejected, with the verdict that says why.
+    ///
+    /// `fence` is of the owner of admission, where there is one: [`Error::Deposed`] if that is somebody else by now. Where the answer to a
+    /// commit was lost, the next try finds live attempts and leaves them out: reconcile finds them committed, and makes their places.
+    pub async fn begin_launches(
+        &self,
+        launches: &[Launch],
+        cluster: &str,
+        fence: Option<&Fence>,
+        fits: Fits<'_>,
+    ) -> Result<Vec<Order>, Error> {
+        self.transact(|_| self.begin_launches_once(launches, cluster, fence, fits)).await
     }
 
-    /// Commits the next attempt of a queued job; `None` if the job is no longer to be launched. `uid` is of this launch alone.
+    async fn begin_launches_once(
+        &self,
+        launches: &[Launch],
+        cluster: &str,
+        fence: Option<&Fence>,
+        fits: Fits<'_>,
+    ) -> Result<Vec<Order>, Error> {
+        let uids: HashMap<&str, &str> = launches.iter().map(|launch| (&*launch.job, &*launch.uid)).collect();
+        let mut ids: Vec<&str> = uids.keys().copied().collect();
+        ids.sort_unstable();
+        let mut tx = self.begin().await?;
+        if let Some(fence) = fence {
+            self.check_fence(&mut tx, fence).await?;
+        }
+        self.lock_jobs(&mut tx, &ids).await?;
+        let mut orders = Vec::new();
+        for (statement, ids) in QUEUED.pieces(&ids) {
+            let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
+            for row in query.fetch_all(&mut *tx).await? {
+                // A job that a newer release wrote waits for that release; the others go on.
+                match queued(&row, &uids) {
+                    Ok(queued) => orders.push(queued),
+                    Err(error) => tracing::error!("{error}"),
+                }
+            }
+        }
+        let mut fitting = Vec::with_capacity(orders.len());
+        for queued in orders {
+            match fits(&queued.job) {
+                Ok(()) => fitting.push(queued),
+                Err(verdict) => self.reject(&mut tx, &queued.job.id, &verdict).await?,
+            }
+        }
+        let now = super::now();
+        for (statement, queued) in INSERT.pieces(&fitting) {
+            let mut query = self.sql(statement);
+            for queued in queued {
+                query = query.bind(queued.id.job.clone()).bind(i64::from(queued.id.attempt)).bind(cluster.to_owned());
+                query = query.bind(queued.uid.clone()).bind(now.0);
+                query = query.bind(queued.memory.map(|bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX)));
+                query = query.bind(queued.avoid_node.clone());
+            }
+            query.execute(&mut *tx).await?;
+        }
+        for (statement, queued) in COUNT_UP.pieces(&fitting) {
+            let query = queued.iter().fold(self.sql(statement), |query, queued| query.bind(queued.id.job.clone()));
+            query.execute(&mut *tx).await?;
+        }
+        self.commit(tx).await?;
+        let order = |queued: Queued| {
+            let Queued { id, uid, job, avoid_node, .. } = queued;
+            Order { id, uid, job, avoid_node }
+        };
+        Ok(fitting.into_iter().map(order).collect())
+    }
+
+    /// Commits the next attempt of one queued job; `None` if the job is no longer to be launched.
     pub async fn begin_launch(&self, job: &str, cluster: &str, uid: String) -> Result<Option<Order>, Error> {
-        self.transact(|again| self.begin_launch_once(job, cluster, &uid, None, again)).await
+        let launch = Launch { job: job.to_owned(), uid };
+        Ok(self.begin_launches(&[launch], cluster, None, &|_| Ok(())).await?.pop())
     }
 
     /// The same by the owner of a task: [`Error::Deposed`] if that is somebody else by now.
@@ -100,120 +186,113 @@ impl Ledger {
         cluster: &str,
         uid: String,
     ) -> Result<Option<Order>, Error> {
-        self.transact(|again| self.begin_launch_once(job, cluster, &uid, Some(fence), again)).await
+        let launch = Launch { job: job.to_owned(), uid };
+        Ok(self.begin_launches(&[launch], cluster, Some(fence), &|_| Ok(())).await?.pop())
     }
 
-    async fn begin_launch_once(
-        &self,
-        job: &str,
-        cluster: &str,
-        uid: &str,
-        fence: Option<&Fence>,
-        again: Again,
-    ) -> Result<Option<Order>, Error> {
+    /// The attempts' places exist, each with the UID that it brought along, if it was not ours to choose. A UID is bound once.
+    pub async fn launched_all(&self, places: &[Place]) -> Result<(), Error> {
+        self.transact(|_| self.launched_once(places)).await
+    }
+
+    async fn launched_once(&self, places: &[Place]) -> Result<(), Error> {
+        let mut places: Vec<&Place> = places.iter().collect();
+        places.sort_unstable();
+        places.dedup_by(|one, other| one.0 == other.0);
+        let bringing: Vec<&Place> = places.iter().filter(|(_, uid)| uid.is_some()).copied().collect();
+        let ids: Vec<&str> = places.iter().map(|(id, _)| &*id.job).collect();
+        let (now, writer) = (super::now().0, Writer::Launch);
+        debug_assert!(may_move(Some(Phase::Queued), Phase::SettingUp, writer));
         let mut tx = self.begin().await?;
-        if let Some(fence) = fence {
-            self.check_fence(&mut tx, fence).await?;
+        self.lock_jobs(&mut tx, &ids).await?;
+        for (statement, places) in PLACES.pieces(&bringing) {
+            let query = places.iter().fold(self.sql(statement), |query, (id, uid)| {
+                query.bind(id.job.clone()).bind(uid.clone().unwrap_or_default())
+            });
+            bind_ids(query, places).execute(&mut *tx).await?;
         }
-        let Some(row) = self.job_row(&mut tx, job).await? else { return Ok(None) };
-        let id = AttemptId { job: job.to_owned(), attempt: row.attempt + 1 };
-        let last = AttemptId { job: job.to_owned(), attempt: row.attempt };
-        let alive = self.attempt_row(&mut tx, &last).await?.is_some_and(|last| !last.ended);
-        if again == Again::MayBeDone && alive && self.has_uid(&mut tx, &last, uid).await? {
-            return Ok(Some(Order { id: last, uid: uid.to_owned(), job: row.job }));
+        let mut first = 0;
+        for (statement, places) in LAUNCHED.pieces(&places) {
+            first += bind_ids(self.sql(statement).bind(now), places).execute(&mut *tx).await?.rows_affected();
         }
-        if row.phase != Phase::Queued || row.cancel_requested || alive {
-            return Ok(None);
+        // Said before, by reconcile or by an earlier life of ours.
+        if first > 0 {
+            for (statement, places) in SET_UP.pieces(&places) {
+                let query = self.sql(statement).bind(now).bind(now).bind(now).bind(writer.as_str().to_owned());
+                bind_ids(query, places).execute(&mut *tx).await?;
+            }
+            for (statement, places) in MOVE.pieces(&places) {
+                bind_ids(self.sql(statement).bind(now).bind(now), places).execute(&mut *tx).await?;
+            }
         }
-        let statement = "INSERT INTO attempts (job_id, attempt, state, cluster, uid, launching_at_ms, evidence, conflicts) \
-                         VALUES (?, ?, 'launching', ?, ?, ?, 0, 0)";
-        self.sql(statement)
-            .bind(id.job.clone())
-            .bind(i64::from(id.attempt))
-            .bind(cluster.to_owned())
-            .bind(uid.to_owned())
-            .bind(super::now().0)
-            .execute(&mut *tx)
-            .await?;
-        self.sql("UPDATE jobs SET attempt = ? WHERE id = ?")
-            .bind(i64::from(id.attempt))
-            .bind(job.to_owned())
-            .execute(&mut *tx)
-            .await?;
         self.commit(tx).await?;
-        Ok(Some(Order { id, uid: uid.to_owned(), job: row.job }))
-    }
-
-    /// The attempt's place exists.
-    pub async fn launched(&self, id: &AttemptId) -> Result<(), Error> {
-        self.transact(|_| self.launched_once(id)).await
-    }
-
-    async fn launched_once(&self, id: &AttemptId) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
-        let now = super::now();
-        let row = self.job_row(&mut tx, &id.job).await?;
-        let statement = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE job_id = ? AND attempt = ? AND state = 'launching'";
-        let query = self.sql(statement).bind(now.0).bind(id.job.clone()).bind(i64::from(id.attempt));
-        let first = query.execute(&mut *tx).await?.rows_affected() == 1;
-        // The supervisor may have been faster: then the job is executing already, or the attempt even over and the job queued again.
-        if first
-            && let Some(mut row) = row
-            && (row.phase, row.attempt) == (Phase::Queued, id.attempt)
-        {
-            self.move_job(&mut tx, &mut row, Phase::SettingUp, Writer::Launch, "its place exists", now).await?;
+        for (id, _) in places {
+            tracing::info!(job = id.job, attempt = id.attempt, phase = Phase::SettingUp.as_str(), "its place exists");
         }
-        self.commit(tx).await
+        Ok(())
     }
 
-    /// Every attempt on the cluster that has not ended.
-    pub async fn live_attempts(&self, cluster: &str) -> Result<Vec<LiveAttempt>, Error> {
-        let query =
-            self.sql(attempts_where!("a.state <> 'ended' AND a.cluster = ? ORDER BY a.launching_at_ms, a.job_id"));
-        Ok(readable(&query.bind(cluster.to_owned()).fetch_all(&self.pool).await?, live_attempt))
+    /// One attempt's place exists.
+    pub async fn launched(&self, id: &AttemptId, uid: &str) -> Result<(), Error> {
+        self.launched_all(&[(id.clone(), Some(uid.to_owned()).filter(|uid| !uid.is_empty()))]).await
     }
 
-    /// One attempt as it stands now, if it has not ended.
-    pub async fn live_attempt(&self, id: &AttemptId) -> Result<Option<LiveAttempt>, Error> {
-        let query = self.sql(attempts_where!("a.state <> 'ended' AND a.job_id = ? AND a.attempt = ?"));
-        let query = query.bind(id.job.clone()).bind(i64::from(id.attempt));
-        query.fetch_optional(&self.pool).await?.as_ref().map(live_attempt).transpose()
-    }
-
-    /// Ended attempts whose place still holds what only the running needed.
-    pub async fn unreleased(&self, cluster: &str) -> Result<Vec<Order>, Error> {
-        let query = self.sql(attempts_where!("a.state = 'ended' AND a.released_at_ms IS NULL AND a.cluster = ?"));
-        Ok(readable(&query.bind(cluster.to_owned()).fetch_all(&self.pool).await?, order))
-    }
-
-    /// The place of an ended attempt holds nothing any more.
-    pub async fn released(&self, id: &AttemptId) -> Result<(), Error> {
-        let query =
-            self.sql("UPDATE attempts SET released_at_ms = ? WHERE job_id = ? AND attempt = ?").bind(super::now().0);
+    /// The node that the attempt's place was put on.
+    pub async fn on_node(&self, id: &AttemptId, node: &str) -> Result<(), Error> {
+        let query = self.sql("UPDATE attempts SET node = ? WHERE job_id = ? AND attempt = ?").bind(node.to_owned());
         query.bind(id.job.clone()).bind(i64::from(id.attempt)).execute(&self.pool).await?;
         Ok(())
     }
+
+    /// Locks the jobs' rows, in one order for everybody.
+    async fn lock_jobs(&self, tx: &mut Tx, ids: &[&str]) -> Result<(), Error> {
+        if !self.dialect.locks_rows() {
+            return Ok(());
+        }
+        for (statement, ids) in LOCK.pieces(ids) {
+            let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
+            query.fetch_all(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a job that nobody may run here, before there is an attempt.
+    async fn reject(&self, tx: &mut Tx, id: &str, verdict: &Verdict) -> Result<(), Error> {
+        let Some(mut row) = self.job_row(tx, id).await? else { return Ok(()) };
+        let text = serde_json::to_string(verdict);
+        let text = text.map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
+        self.sql("UPDATE jobs SET outcome = ?, verdict = ? WHERE id = ?")
+            .bind(verdict.code.clone())
+            .bind(text)
+            .bind(id.to_owned())
+            .execute(&mut **tx)
+            .await?;
+        self.move_job(tx, &mut row, Phase::Rejected, Writer::Launch, &verdict.summary, super::now()).await
+    }
 }
 
-/// A job that a newer release wrote waits for that release; the others go on.
-fn readable<T>(rows: &[AnyRow], read: fn(&AnyRow) -> Result<T, Error>) -> Vec<T> {
-    rows.iter().filter_map(|row| read(row).inspect_err(|error| tracing::error!("{error}")).ok()).collect()
+fn bind_ids<'q>(query: super::Statement<'q>, places: &[&Place]) -> super::Statement<'q> {
+    places.iter().fold(query, |query, (id, _)| query.bind(id.job.clone()).bind(i64::from(id.attempt)))
 }
 
-fn order(row: &AnyRow) -> Result<Order, Error> {
-    let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
-    Ok(Order { id, uid: row.try_get("uid")?, job: job(row.try_get("spec")?)? })
-}
-
-fn live_attempt(row: &AnyRow) -> Result<LiveAttempt, Error> {
-    Ok(LiveAttempt {
-        order: order(row)?,
-        phase: phase(row.try_get("phase")?)?,
-        launching: row.try_get::<String, _>("state")? == "launching",
-        granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
-        executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
-        nonce: row.try_get("nonce")?,
-        lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
-        cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
+fn queued(row: &sqlx::any::AnyRow, uids: &HashMap<&str, &str>) -> Result<Queued, Error> {
+    let id: String = row.try_get("id")?;
+    let memory = row.try_get::<Option<i64>, _>("memory_bytes")?.and_then(|bytes| u64::try_from(bytes).ok()).map(Bytes);
+    let mut job = job(row.try_get("spec")?)?;
+    job.resources.memory = memory.or(job.resources.memory);
+    let outcome: Option<String> = row.try_get("outcome")?;
+    // The hint lasts until an attempt has run on another node.
+    let node: Option<String> = row.try_get("node")?;
+    let bad_node = outcome.as_deref().is_some_and(|outcome| NODE_OUTCOMES.contains(&outcome)).then_some(node).flatten();
+    Ok(Queued {
+        uid: uids.get(&*id).copied().unwrap_or_default().to_owned(),
+        id: AttemptId { attempt: number(row, "attempt")? + 1, job: id },
+        memory: job.resources.memory,
+        avoid_node: bad_node.or(row.try_get("avoid_node")?),
+        job,
     })
 }
+
+/// Ends that speak against the node.
+const NODE_OUTCOMES: [&str; 8] =
+    ["killed", "drained", "evicted", "preempted", "node_lost", "lost", "never_granted", "container_not_started"];

@@ -1,13 +1,15 @@
 //! The truth: a SQL database with every job, attempt, transition and reading. The only room with SQL.
 //!
 //! Callers get verbs, never a connection. Whatever arrives is appended idempotently, and the job's row is its fold, made in the same
-//! transaction: `accept` takes jobs in, `refuse` keeps what was not taken, `launch` and `grant` bind attempts, `lease` fences strict
+//! transaction: `accept` takes jobs in, `refuse` keeps what was not taken, `queue` and `live` say who waits and who runs, `launch` and `grant` bind attempts, `lease` fences strict
 //! attempts, `append` takes the supervisors' records (`ingest` the readings of many at once), `fold` decides
 //! what an end means, `operate` obeys people, `query` reads. `fence` says which of several control programs owns a task, `retention` lets readings grow old, `transact` tries a verb
 //! again where the database was in the way.
 
 mod accept;
 mod append;
+mod batch;
+mod count;
 mod dialect;
 mod fence;
 mod fold;
@@ -15,8 +17,11 @@ mod grant;
 mod ingest;
 mod launch;
 mod lease;
+mod live;
 mod operate;
+mod pause;
 mod query;
+mod queue;
 mod refuse;
 mod retention;
 mod rows;
@@ -25,12 +30,16 @@ mod transact;
 mod usage;
 
 pub use accept::{Accepted, Incoming};
+pub use count::statements;
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
-pub use launch::{LiveAttempt, Order, Waiting};
+pub use launch::{Launch, Order, Place};
+pub use live::{LiveAttempt, Running};
 pub use operate::{Cancelled, Retried};
+pub use pause::{Pause, PauseKind};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
+pub use queue::{Line, Standing, Waiting};
 pub use refuse::{Refusal, RefusalFilter};
 
 use crate::record::Millis;
@@ -162,8 +171,9 @@ impl Ledger {
         let pool = AnyPoolOptions::new()
             .max_connections(options.connections.unwrap_or(dialect.connections()))
             .acquire_timeout(ACQUIRE_LIMIT)
-            .before_acquire(move |_, connection| {
-                let usable = seen.is_fresh(connection.age);
+            .before_acquire(move |connection, about| {
+                // A full disk at a COMMIT ends SQLite's transaction, and the driver believes that it is still in it: such a connection begins no other.
+                let usable = seen.is_fresh(about.age) && !connection.is_in_transaction();
                 Box::pin(async move { Ok(usable) })
             })
             .after_connect(move |connection, _| {
@@ -218,6 +228,7 @@ impl Ledger {
 
     /// A statement with its parameters' places.
     fn sql(&self, statement: &'static str) -> Statement<'static> {
+        count::one();
         sqlx::query(self.dialect.sql(statement))
     }
 }

@@ -38,6 +38,14 @@ pub struct JobSummary {
     pub cancel_requested_ms: Option<i64>,
     /// When the last attempt began to execute.
     pub executing_at_ms: Option<i64>,
+    /// Not before then does it leave the queue.
+    pub not_before_ms: i64,
+    pub incremental: bool,
+    /// Of the last attempt: `launching`, `launched` or `ended`.
+    pub attempt_state: Option<String>,
+    /// Why it waits in the queue, where more than its turn stands in its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
 }
 
 /// A job with all that happened to it.
@@ -72,6 +80,9 @@ pub struct AttemptView {
     pub killed_by_signal: Option<i64>,
     pub last_lines: Vec<String>,
     pub conflicts: i64,
+    /// What it may use; more than the job asked for after an end for want of memory.
+    pub memory_bytes: Option<i64>,
+    pub node: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,7 +153,7 @@ macro_rules! jobs_where {
     ($condition:literal $(,)?) => {
         concat!(
             "SELECT j.id, j.tenant, j.definition, j.phase, j.phase_since_ms, j.attempt, j.queued_at_ms, j.received_at_ms, j.ended_at_ms, j.outcome, ",
-            "j.verdict, j.cancel_requested_ms, j.spec, a.executing_at_ms FROM jobs j LEFT JOIN attempts a ",
+            "j.verdict, j.cancel_requested_ms, j.spec, j.not_before_ms, j.incremental, a.state, a.executing_at_ms FROM jobs j LEFT JOIN attempts a ",
             "ON a.job_id = j.id AND a.attempt = j.attempt WHERE ",
             $condition
         )
@@ -239,6 +250,10 @@ fn summary(row: &AnyRow) -> Result<JobSummary, Error> {
         verdict: json(row, "verdict")?,
         cancel_requested_ms: row.try_get("cancel_requested_ms")?,
         executing_at_ms: row.try_get("executing_at_ms")?,
+        not_before_ms: row.try_get("not_before_ms")?,
+        incremental: row.try_get::<i64, _>("incremental")? != 0,
+        attempt_state: row.try_get("state")?,
+        waits_for: None,
     })
 }
 
@@ -262,6 +277,8 @@ fn attempt(row: &AnyRow) -> Result<AttemptView, Error> {
         killed_by_signal: row.try_get("killed_by_signal")?,
         last_lines: json(row, "last_lines")?.unwrap_or_default(),
         conflicts: row.try_get("conflicts")?,
+        memory_bytes: row.try_get("memory_bytes")?,
+        node: row.try_get("node")?,
     })
 }
 

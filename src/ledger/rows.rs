@@ -6,12 +6,14 @@ use crate::record::{
     Millis,
     job::Job,
     phase::{Phase, Writer, may_move},
+    quantity::Bytes,
     wire::AttemptId,
 };
 use sqlx::{Row as _, any::AnyRow};
 
 /// A job under our hand.
 pub struct JobRow {
+    /// With the memory that its last retry has grown to.
     pub job: Job,
     pub phase: Phase,
     pub phase_since: Millis,
@@ -37,11 +39,14 @@ pub struct AttemptRow {
 impl Ledger {
     pub(super) async fn job_row(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRow>, Error> {
         let statement = "SELECT spec, phase, phase_since_ms, attempt, cancel_requested_ms, own_retries, \
-                         infrastructure_retries FROM jobs WHERE id = ?{for_update}";
+                         infrastructure_retries, memory_bytes FROM jobs WHERE id = ?{for_update}";
         let row = self.sql(statement).bind(id.to_owned()).fetch_optional(&mut **tx).await?;
         row.map(|row| {
+            let mut job = job(row.try_get("spec")?)?;
+            let grown = row.try_get::<Option<i64>, _>("memory_bytes")?.and_then(|bytes| u64::try_from(bytes).ok());
+            job.resources.memory = grown.map(Bytes).or(job.resources.memory);
             Ok(JobRow {
-                job: job(row.try_get("spec")?)?,
+                job,
                 phase: phase(row.try_get("phase")?)?,
                 phase_since: Millis(row.try_get("phase_since_ms")?),
                 attempt: number(&row, "attempt")?,

@@ -31,6 +31,22 @@ pub enum Outcome {
     },
     /// The cluster will not have it.
     CreateFailed,
+    /// Its image could not be had within the cluster's time for that.
+    ImageUnavailable,
+    /// No node had room for it, or none suited, within the cluster's time for that.
+    Unschedulable,
+    /// Its node was short of something, or was emptied.
+    Evicted,
+    /// Another Pod with a higher priority took its place.
+    Preempted,
+    /// Its node is gone.
+    NodeLost,
+    /// Somebody deleted its place.
+    Deleted,
+    /// Its container never ran: the kubelet's reason.
+    ContainerNotStarted {
+        reason: String,
+    },
     /// Proof of end of a place whose supervisor never got a grant.
     NeverGranted,
     /// Proof of end, and no evidence of how.
@@ -52,6 +68,13 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::NotStarted { .. } => "not_started",
             Self::CreateFailed => "create_failed",
+            Self::ImageUnavailable => "image_unavailable",
+            Self::Unschedulable => "unschedulable",
+            Self::Evicted => "evicted",
+            Self::Preempted => "preempted",
+            Self::NodeLost => "node_lost",
+            Self::Deleted => "deleted",
+            Self::ContainerNotStarted { .. } => "container_not_started",
             Self::NeverGranted => "never_granted",
             Self::Lost => "lost",
         }
@@ -61,13 +84,17 @@ impl Outcome {
     pub fn is_infrastructure(&self) -> bool {
         match self {
             Self::Killed { signal } => !is_own_crash(*signal),
-            _ => matches!(self, Self::Drained | Self::Fenced | Self::NeverGranted | Self::Lost),
+            Self::Drained | Self::Fenced | Self::Lost => true,
+            Self::Evicted | Self::Preempted | Self::NodeLost | Self::Deleted => true,
+            Self::NeverGranted | Self::ContainerNotStarted { .. } => true,
+            _ => false,
         }
     }
 
     /// The transfer's process certainly never ran, so nothing can have been written.
     pub fn never_ran(&self) -> bool {
-        matches!(self, Self::NotStarted { .. } | Self::CreateFailed | Self::NeverGranted)
+        let not_placed = matches!(self, Self::CreateFailed | Self::ImageUnavailable | Self::Unschedulable);
+        not_placed || matches!(self, Self::NotStarted { .. } | Self::NeverGranted | Self::ContainerNotStarted { .. })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::Service;
 use crate::{
+    dispatch::wait::Asked,
     ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Refusal, RefusalFilter, Retried},
     problem::Problem,
-    record::wire::AttemptId,
+    record::{Millis, phase::Phase, wire::AttemptId},
 };
 use anyhow::Context as _;
 use axum::{
@@ -124,19 +125,42 @@ pub fn routes() -> Router<Arc<Service>> {
 
 async fn jobs(State(service): State<Arc<Service>>, Query(query): Query<ListQuery>) -> Result<Json<JobPage>, Problem> {
     let limit = query.limit.unwrap_or(PAGE).clamp(1, LONGEST_PAGE);
-    if let Some(phase) = query.phase.as_deref().filter(|phase| crate::record::phase::Phase::parse(phase).is_none()) {
-        let known = crate::record::phase::Phase::ALL.map(|phase| phase.as_str()).join(", ");
+    if let Some(phase) = query.phase.as_deref().filter(|phase| Phase::parse(phase).is_none()) {
+        let known = Phase::ALL.map(|phase| phase.as_str()).join(", ");
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("no phase is called `{phase}`; there are {known}")));
     }
     let filter =
         JobFilter { phase: query.phase, tenant: query.tenant, definition: query.definition, after: query.after, limit };
-    let jobs = service.ledger.jobs(&filter).await?;
+    let mut jobs = service.ledger.jobs(&filter).await?;
+    say_why(&service, &mut jobs).await?;
     let full = jobs.len() == limit as usize;
     Ok(Json(JobPage { next: jobs.last().filter(|_| full).map(|job| job.id.clone()), jobs }))
 }
 
 async fn job(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
-    Ok(Json(service.ledger.job(&id).await?))
+    let mut job = service.ledger.job(&id).await?;
+    say_why(&service, std::slice::from_mut(&mut job.summary)).await?;
+    Ok(Json(job))
+}
+
+/// Adds to jobs in the queue why they wait.
+async fn say_why(service: &Service, jobs: &mut [JobSummary]) -> Result<(), Problem> {
+    if !jobs.iter().any(|job| job.phase == Phase::Queued.as_str()) {
+        return Ok(());
+    }
+    let pauses = service.ledger.pauses().await?;
+    for job in jobs.iter_mut().filter(|job| job.phase == Phase::Queued.as_str()) {
+        let asked = Asked {
+            tenant: &job.tenant,
+            definition: &job.definition,
+            incremental: job.incremental,
+            not_before: Millis(job.not_before_ms),
+            is_launching: job.attempt_state.as_deref() == Some("launching"),
+        };
+        let why = service.waits.why(asked, &pauses, crate::ledger::now());
+        job.waits_for = why;
+    }
+    Ok(())
 }
 
 async fn refusals(

@@ -5,14 +5,26 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{Read as _, Write as _},
     path::Path,
+    time::{Duration, Instant},
 };
+
+/// From fork to exec, on a machine that is busy.
+const CHILD_LIMIT: Duration = Duration::from_secs(10);
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Takes the lock, and leaves our pid in it for whoever comes second.
 pub fn take(file: &Path) -> anyhow::Result<File> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file);
     let mut lock =
         opened.with_context(|| format!("write {}; choose a folder that you may write to", file.display()))?;
-    match lock.try_lock() {
+    // Whoever died while it started a process has a child that is about to become another program, and has our lock until then.
+    let until = Instant::now() + CHILD_LIMIT;
+    let mut locked = lock.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && !is_held_by_the_living(file) && Instant::now() < until {
+        std::thread::sleep(AGAIN_AFTER);
+        locked = lock.try_lock();
+    }
+    match locked {
         Ok(()) => {
             lock.set_len(0)
                 .and_then(|()| write!(lock, "{}", std::process::id()))
@@ -30,4 +42,10 @@ pub fn take(file: &Path) -> anyhow::Result<File> {
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", file.display())),
     }
+}
+
+/// Whether the process that left its pid in the lock lives. One that has taken it and not yet written lives, too.
+fn is_held_by_the_living(file: &Path) -> bool {
+    let pid = std::fs::read_to_string(file).unwrap_or_default();
+    pid.is_empty() || Path::new("/proc").join(pid).exists()
 }

@@ -8,15 +8,18 @@
 //! ```
 
 pub mod api;
+mod clusters;
 mod guard;
+pub mod limits;
 mod lock;
+pub mod pauses;
 mod retention;
 pub mod settings;
 mod workers;
 
 use crate::{
-    cluster::{Cluster, key::Key, local},
-    dispatch::{Dispatcher, admit::Limits, retry},
+    cluster::{Cluster, key::Key},
+    dispatch::{Dispatcher, Rules, bell::Bell, retry, wait::Waits},
     intake,
     ledger::{self, Ledger, Terms},
 };
@@ -40,6 +43,8 @@ pub struct Service {
     pub cluster: Arc<dyn Cluster>,
     pub wake: Arc<Notify>,
     pub terms: Terms,
+    /// Why jobs wait.
+    pub waits: Arc<Waits>,
 }
 
 /// A control program that has everything it needs, and only has to run.
@@ -88,32 +93,17 @@ impl Ready {
             .await
             .with_context(|| format!("use the ledger {}", settings::shown(&url)))?;
         let key = Arc::new(key);
-        let wake = Arc::new(Notify::new());
-        let cluster = settings.cluster()?;
-        let cluster: Arc<dyn Cluster> = Arc::new(local::Local::new(
-            local::Settings {
-                name: cluster.name.clone(),
-                dir,
-                supervisor: std::path::absolute(&cluster.supervisor).context("find the supervisor")?,
-                tools: cluster.tools.as_ref().map(std::path::absolute).transpose().context("find Embulk")?,
-                ledger_url: format!("http://{workers}/"),
-                heartbeat: settings.heartbeat.0,
-                linger: settings.linger.0,
-            },
-            Arc::clone(&key),
-            Arc::clone(&wake),
-        )?);
-        let dispatcher = Dispatcher {
-            ledger: ledger.clone(),
-            cluster: Arc::clone(&cluster),
-            key: Arc::clone(&key),
-            limits: Limits { max_running: settings.max_running },
-            wake: Arc::clone(&wake),
-        };
+        let bell = Arc::new(Bell::default());
+        let wake = bell.notify();
+        let cluster = clusters::open(settings, settings.cluster()?, &dir, workers, &key, &bell).await?;
+        let waits = Arc::new(Waits::default());
+        let rules = Rules { limits: settings.admission(), caps: settings.limits.caps() };
+        let dispatcher =
+            Dispatcher::new(ledger.clone(), Arc::clone(&cluster), Arc::clone(&key), rules, bell, Arc::clone(&waits));
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
         let queues = intake::sqs::Intake::open(&settings.queue).await?;
-        let service = Arc::new(Service { ledger, key, cluster, wake, terms });
+        let service = Arc::new(Service { ledger, key, cluster, wake, terms, waits });
         let holder = uuid::Uuid::new_v4().to_string();
         let retention = settings.retention.clone();
         Ok(Self { service, dispatcher, queues, listener, worker_listener, _locks: locks, holder, retention, address })
@@ -122,7 +112,10 @@ impl Ready {
     /// Serves until `shutdown` says so. Running transfers are left running.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
         let door = intake::http::Door { ledger: self.service.ledger.clone(), wake: Arc::clone(&self.service.wake) };
-        let people = api::routes().with_state(Arc::clone(&self.service)).merge(intake::http::routes(door));
+        let people = api::routes()
+            .merge(pauses::routes())
+            .with_state(Arc::clone(&self.service))
+            .merge(intake::http::routes(door));
         let (people, workers) = match self.worker_listener {
             Some(listener) => (people, Some((listener, workers::routes().with_state(Arc::clone(&self.service))))),
             None => (people.merge(workers::routes().with_state(Arc::clone(&self.service))), None),

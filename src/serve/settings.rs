@@ -1,6 +1,7 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
-use crate::{intake::sqs, ledger, record::span::Span};
+use super::limits::Limits;
+use crate::{cluster::kubernetes, intake::sqs, ledger, record::span::Span};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -66,8 +67,10 @@ pub struct Settings {
     pub lease: Span,
     /// `[[queue]]`: where jobs come from beside HTTP.
     pub queue: Vec<sqs::settings::Settings>,
+    /// `[limits]`: what one tenant, definition or job may have.
+    pub limits: Limits,
     /// `[[cluster]]`: where attempts run.
-    pub cluster: Vec<Local>,
+    pub cluster: Vec<Place>,
 }
 
 /// `[retention]`: how long readings are kept.
@@ -87,7 +90,29 @@ impl Default for Retention {
     }
 }
 
-/// A `local` cluster: the one kind that this release has.
+/// One `[[cluster]]`; its `kind` is `local` where nothing is said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", untagged)]
+pub enum Place {
+    Local(Local),
+    Kubernetes(Box<kubernetes::Settings>),
+}
+
+impl TryFrom<serde_json::Value> for Place {
+    type Error = String;
+
+    fn try_from(mut value: serde_json::Value) -> Result<Self, String> {
+        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind"));
+        let read = match kind.as_ref().map_or(Some("local"), serde_json::Value::as_str) {
+            Some("local") => serde_json::from_value(value).map(Self::Local),
+            Some("kubernetes") => serde_json::from_value(value).map(Self::Kubernetes),
+            _ => return Err("cluster.kind: either local or kubernetes".into()),
+        };
+        read.map_err(|why| format!("cluster: {why}"))
+    }
+}
+
+/// A `local` cluster: processes of this machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Local {
@@ -113,7 +138,8 @@ impl Default for Settings {
             linger: Span(Duration::from_secs(600)),
             lease: LEASE,
             queue: vec![],
-            cluster: vec![Local::default()],
+            limits: Limits::default(),
+            cluster: vec![Place::Local(Local::default())],
         }
     }
 }
@@ -162,8 +188,13 @@ impl Settings {
         self.database_url.clone().unwrap_or_else(default)
     }
 
+    /// What admission goes by.
+    pub fn admission(&self) -> crate::dispatch::admit::Limits {
+        self.limits.admission(self.max_running)
+    }
+
     /// The one cluster that this release has.
-    pub fn cluster(&self) -> anyhow::Result<&Local> {
+    pub fn cluster(&self) -> anyhow::Result<&Place> {
         match self.cluster.as_slice() {
             [cluster] => Ok(cluster),
             clusters => bail!("cluster: this release runs exactly one [[cluster]]; there are {}", clusters.len()),
@@ -172,8 +203,10 @@ impl Settings {
 
     /// What can be seen to be wrong before anything is opened.
     pub fn check(&self) -> anyhow::Result<()> {
-        self.cluster()?;
         sqs::settings::check(&self.queue)?;
+        if let Place::Kubernetes(settings) = self.cluster()? {
+            settings.check()?;
+        }
         if !self.listen.ip().is_loopback() {
             bail!(
                 "listen: {} is open to the network, and this release has no authentication for people; \
@@ -181,6 +214,7 @@ impl Settings {
                 self.listen
             );
         }
+        self.limits.check()?;
         if self.max_running == 0 {
             bail!("max_running: 0 would run nothing; give at least 1");
         }

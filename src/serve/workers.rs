@@ -2,7 +2,7 @@
 
 use super::Service;
 use crate::{
-    cluster::key::Bearer,
+    cluster::Stranger,
     problem::Problem,
     record::wire::{AttemptId, Body, GrantAnswer, GrantRequest, RecordBatch, RecordsAnswer},
 };
@@ -30,9 +30,9 @@ async fn grant(
     headers: HeaderMap,
     Json(request): Json<GrantRequest>,
 ) -> Result<Json<GrantAnswer>, Problem> {
-    let bearer = bearer(&service, &headers, &request.id)?;
+    let uid = speaker(&service, &headers, &request.id).await?;
     let key = service.key.of_attempt(&request.id, &request.nonce);
-    Ok(Json(service.ledger.grant(&request, &bearer.uid, key, service.terms).await?))
+    Ok(Json(service.ledger.grant(&request, &uid, key, service.terms).await?))
 }
 
 async fn records(
@@ -40,21 +40,27 @@ async fn records(
     headers: HeaderMap,
     Json(batch): Json<RecordBatch>,
 ) -> Result<Json<RecordsAnswer>, Problem> {
-    bearer(&service, &headers, &batch.id)?;
-    let answer = service.ledger.append(&batch, service.terms.report_every_ms).await?;
+    speaker(&service, &headers, &batch.id).await?;
+    let mut answer = service.ledger.append(&batch, service.terms.report_every_ms).await?;
+    let gone_within = service.cluster.gone_within(&batch.id).and_then(|span| u64::try_from(span.as_millis()).ok());
+    answer.stop_within_ms = answer.stop_within_ms.into_iter().chain(gone_within).min();
     if batch.records.iter().any(|record| matches!(record.body, Body::Ending { .. })) {
         service.wake.notify_one();
     }
     Ok(Json(answer))
 }
 
-/// Who speaks, if the token is ours and is for the attempt that the body names.
-fn bearer(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<Bearer, Problem> {
+/// The UID of the place that speaks, if the attempt's cluster vouches that it is the one of the attempt that the body names.
+async fn speaker(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<String, Problem> {
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let bearer = token.and_then(|token| service.key.vouch(token));
-    let bearer = bearer.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "this needs the token of an attempt"))?;
-    if bearer.id != *id {
-        return Err(Problem::new(StatusCode::FORBIDDEN, format!("the token is for {}, the body for {id}", bearer.id)));
-    }
-    Ok(bearer)
+    let token = token.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "this needs the token of an attempt"))?;
+    let uid = service.cluster.identify(token, id).await;
+    uid.map_err(|stranger| {
+        let status = match stranger {
+            Stranger::Unknown(_) => StatusCode::UNAUTHORIZED,
+            Stranger::Another(_) => StatusCode::FORBIDDEN,
+            Stranger::NotNow(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, stranger.to_string())
+    })
 }

@@ -208,7 +208,16 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
             None => "The transfer could not be started.".into(),
         },
         // Not seen by a living supervisor.
-        Outcome::CreateFailed | Outcome::NeverGranted | Outcome::Lost => String::new(),
+        Outcome::CreateFailed
+        | Outcome::ImageUnavailable
+        | Outcome::Unschedulable
+        | Outcome::Evicted
+        | Outcome::Preempted
+        | Outcome::NodeLost
+        | Outcome::Deleted
+        | Outcome::ContainerNotStarted { .. }
+        | Outcome::NeverGranted
+        | Outcome::Lost => String::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A `sendo dev` of a test's own, and what a person asks of it.
+//! A `sendo dev` or `sendo serve` of a test's own, and what a person asks of it.
 
 use super::{is_alive, sendo, stderr, stdout, supervisor, wait_for};
 use nix::sys::signal::Signal;
@@ -6,7 +6,14 @@ use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
+
+/// The settings of a `sendo serve`, in its folder.
+const CONFIG: &str = "sendo.toml";
+
+/// Counts those of this process.
+static SERVERS: AtomicU32 = AtomicU32::new(0);
 
 /// A running `sendo dev`; ends with all of its transfers when dropped.
 pub struct Dev {
@@ -27,7 +34,7 @@ impl Dev {
     }
 
     /// A `sendo serve` instead, on the ledger at this address, with more settings.
-    pub fn serve(database_url: &str, more: &str) -> Self {
+    pub fn serve_on(database_url: &str, more: &str) -> Self {
         let home = super::scratch();
         let process = serving(home.path(), database_url, more).spawn().unwrap();
         let url = std::fs::read_to_string(home.path().join("url")).unwrap();
@@ -41,6 +48,25 @@ impl Dev {
             ready.status.success().then_some(())
         });
         dev
+    }
+
+    /// Starts a `sendo serve` in a fresh folder, with more settings, and this supervisor; the rest is as with `sendo dev`.
+    pub fn serve(settings: &str, supervisor: &Path) -> Self {
+        let home = super::scratch();
+        let state_dir = home.path().join(".sendo");
+        std::fs::create_dir(&state_dir).unwrap();
+        // An address that nobody else has, and that stays the same over restarts: this process's own in the network of the machine itself.
+        let number = std::process::id().wrapping_mul(64).wrapping_add(SERVERS.fetch_add(1, Ordering::Relaxed));
+        let [_, b, c, d] = (number % 0x00ff_0000 + 0x0001_0000).to_be_bytes();
+        let address = format!("127.{b}.{c}.{d}:8920");
+        std::fs::write(state_dir.join("address"), format!("http://{address}")).unwrap();
+        let text = format!(
+            "listen = \"{address}\"\nstate_dir = {state_dir:?}\nheartbeat = \"200ms\"\nreport_every = \"200ms\"\n{settings}\n\
+             [[cluster]]\nname = \"local\"\nsupervisor = {supervisor:?}\n"
+        );
+        std::fs::write(home.path().join(CONFIG), text).unwrap();
+        let (process, url) = start(home.path(), &[]);
+        Self { process, home, url, more: vec![] }
     }
 
     /// `kill -9` and start again on the same folder.
@@ -181,13 +207,12 @@ fn start(home: &Path, more: &[String]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("dev.log")).unwrap();
     let address = home.join(".sendo/address");
     let mut command = sendo();
-    command
-        .arg("dev")
-        .arg("--supervisor")
-        .arg(supervisor())
-        .args(["--heartbeat", "200ms"])
-        .args(more)
-        .current_dir(home);
+    command.current_dir(home);
+    if home.join(CONFIG).exists() {
+        command.args(["serve", "--config", CONFIG]);
+    } else {
+        command.arg("dev").arg("--supervisor").arg(supervisor()).args(["--heartbeat", "200ms"]).args(more);
+    }
     // A port of its own: tests run side by side.
     if !address.exists() {
         command.args(["--listen", "127.0.0.1:0"]);

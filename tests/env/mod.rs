@@ -7,6 +7,8 @@ pub mod dev;
 pub mod elasticmq;
 pub mod guest;
 pub mod image;
+pub mod keeper;
+pub mod kubernetes;
 pub mod ledgers;
 pub mod names;
 pub mod sqs_proxy;

@@ -42,7 +42,7 @@ fn a_lost_commit_is_resolved(database: Database, at: At) {
         let order = ledger.begin_launch("a", "here", "first".into()).await.unwrap().expect("it is ours");
         assert_eq!((order.id.attempt, order.uid.as_str()), (1, "first"));
         cut.arm(at);
-        ledger.launched(&order.id).await.unwrap();
+        ledger.launched(&order.id, "uid").await.unwrap();
         cut.arm(at);
         let request = sendo::record::wire::GrantRequest { id: order.id.clone(), nonce: "n".into() };
         let granted = ledger.grant(&request, "first", "00".into(), TERMS).await.unwrap();

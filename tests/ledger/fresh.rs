@@ -71,7 +71,9 @@ pub fn policy(case: &RetryCase<'_>) -> NextStep {
     match case.outcome {
         Outcome::Succeeded => NextStep::Succeed,
         _ if case.cancel_requested => NextStep::Cancel,
-        Outcome::Killed { .. } => NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure },
+        Outcome::Killed { .. } => {
+            NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
+        }
         Outcome::Lost => NextStep::Hold { question: "what now?".into() },
         _ => NextStep::Fail,
     }
@@ -117,7 +119,7 @@ impl Fresh {
     pub async fn next_attempt(&self, id: &str) -> AttemptId {
         let order =
             self.ledger.begin_launch(id, "here", "uid".into()).await.unwrap().expect("the job is to be launched");
-        self.ledger.launched(&order.id).await.unwrap();
+        self.ledger.launched(&order.id, "uid").await.unwrap();
         order.id
     }
 

@@ -110,9 +110,9 @@ on_each_database! {
         let order = fresh.ledger.begin_launch("a", "here", "uid".into()).await.unwrap().unwrap();
         fresh.grant(&order.id, "n").await;
         fresh.append(&order.id, "n", vec![phase(1, Phase::Executing), end(2, Outcome::Killed { signal: 9 })]).await;
-        fresh.ledger.launched(&order.id).await.unwrap();
+        fresh.ledger.launched(&order.id, "uid").await.unwrap();
         assert_eq!(fresh.phase("a").await, "queued");
-        assert_eq!(fresh.ledger.waiting(10).await.unwrap().len(), 1);
+        assert_eq!(fresh.ledger.heads(0, "t", None, 10).await.unwrap().len(), 1);
     }
 
     async fn a_cancel_is_told_to_the_attempt_and_ends_what_has_none(fresh: Fresh) {

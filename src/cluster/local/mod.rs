@@ -12,7 +12,7 @@
 mod process;
 
 use super::{
-    Cluster, LaunchError, Observation, SupervisorExit,
+    Cluster, End, LaunchError, Observation, Stranger, SupervisorExit,
     key::{Bearer, Key},
 };
 use crate::{
@@ -106,7 +106,7 @@ impl Local {
             return Err(LaunchError::Refused(why.into()));
         }
         let folder = self.folder(&order.id);
-        let not_now = |error: anyhow::Error| LaunchError::NotNow(format!("{error:#}"));
+        let not_now = |error: anyhow::Error| LaunchError::away(format!("{error:#}"));
         let work = folder.join("work");
         fs::DirBuilder::new()
             .recursive(true)
@@ -136,7 +136,7 @@ impl Local {
         let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets);
         written
             .with_context(|| format!("create {}", secrets.display()))
-            .map_err(|error| LaunchError::NotNow(format!("{error:#}")))?;
+            .map_err(|error| LaunchError::away(format!("{error:#}")))?;
         for (name, reference) in &order.job.secrets {
             let value = resolve(reference).map_err(|why| LaunchError::Refused(format!("secret `{name}`: {why}")))?;
             private(&secrets.join(name), value.as_bytes())?;
@@ -145,7 +145,7 @@ impl Local {
         let expires = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + life;
         let bearer = Bearer { id: order.id.clone(), uid: order.uid.clone() };
         let token =
-            self.key.token(bearer, expires.as_secs()).map_err(|error| LaunchError::NotNow(format!("{error:#}")))?;
+            self.key.token(bearer, expires.as_secs()).map_err(|error| LaunchError::away(format!("{error:#}")))?;
         private(&folder.join("token"), token.as_bytes())
     }
 
@@ -210,18 +210,19 @@ impl Local {
     fn observe_now(&self, order: &Order) -> anyhow::Result<Observation> {
         let folder = self.folder(&order.id);
         let file = folder.join("lock");
+        let alive = || Observation::Alive { uid: order.uid.clone() };
         if !file.exists() {
-            return Ok(Observation::NeverExisted);
+            return Ok(Observation::Absent);
         }
-        let Some(_held) = lock(&file)? else { return Ok(Observation::Alive) };
-        let Some(identity) = Identity::read(&file)? else { return Ok(Observation::NeverExisted) };
+        let Some(_held) = lock(&file)? else { return Ok(alive()) };
+        let Some(identity) = Identity::read(&file)? else { return Ok(Observation::Absent) };
         // What still carries its mark is not over; it is killed here, and looked at again.
         if identity.is_alive()? || process::kill_marked(&mark(&order.uid))? {
-            return Ok(Observation::Alive);
+            return Ok(alive());
         }
         let exit = match self.exits().get(&order.id) {
             // Our child, and not yet waited for: in a moment we know more.
-            Some(None) => return Ok(Observation::Alive),
+            Some(None) => return Ok(alive()),
             Some(Some(exit)) => Some(*exit),
             None => None,
         };
@@ -231,7 +232,7 @@ impl Local {
             }
             read => read.unwrap_or_default(),
         };
-        Ok(Observation::Ended { exit, message })
+        Ok(Observation::Ended(End { exit, message, ..End::default() }))
     }
 
     fn stop_now(&self, order: &Order, grace: Duration) -> anyhow::Result<()> {
@@ -275,8 +276,12 @@ impl Cluster for Local {
         &self.settings.name
     }
 
-    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<(), LaunchError>> {
-        Box::pin(async move { block_in_place(|| self.launch_now(order)) })
+    fn choose_uid(&self) -> String {
+        uuid::Uuid::new_v4().to_string()
+    }
+
+    fn launch<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<String, LaunchError>> {
+        Box::pin(async move { block_in_place(|| self.launch_now(order)).map(|()| order.uid.clone()) })
     }
 
     fn observe<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Observation> {
@@ -292,6 +297,17 @@ impl Cluster for Local {
 
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move { block_in_place(|| self.release_now(id)) })
+    }
+
+    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>> {
+        Box::pin(async move {
+            let bearer = self.key.vouch(token);
+            let bearer = bearer.ok_or_else(|| Stranger::Unknown("it is not one of ours, or no longer good".into()))?;
+            if bearer.id != *id {
+                return Err(Stranger::Another(format!("the token is for {}, the body for {id}", bearer.id)));
+            }
+            Ok(bearer.uid)
+        })
     }
 
     fn output_file(&self, id: &AttemptId, stream: &str) -> Option<PathBuf> {
@@ -335,5 +351,5 @@ fn resolve(reference: &SecretRef) -> Result<String, String> {
 fn private(file: &Path, content: &[u8]) -> Result<(), LaunchError> {
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
     let written = opened.and_then(|mut opened| opened.write_all(content));
-    written.map_err(|why| LaunchError::NotNow(format!("write {}: {why}", file.display())))
+    written.map_err(|why| LaunchError::away(format!("write {}: {why}", file.display())))
 }

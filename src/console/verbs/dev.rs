@@ -5,7 +5,7 @@ use crate::{
     record::span::Span,
     serve::{
         Ready,
-        settings::{LEASE, LISTEN, Local, Settings},
+        settings::{LEASE, LISTEN, Local, Place, Settings},
     },
 };
 use anyhow::Context as _;
@@ -53,7 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
     cluster.supervisor = args.supervisor.unwrap_or(cluster.supervisor);
     cluster.tools = args.embulk.map(|dir| dir.join("bin")).or(cluster.tools);
     let has_tools = cluster.tools.is_some();
-    settings.cluster = vec![cluster];
+    settings.cluster = vec![Place::Local(cluster)];
     let address_file = args.dir.join(ADDRESS_FILE);
     settings.listen = args.listen.or_else(|| last_address(&address_file)).unwrap_or_else(free_address);
     let ready = Ready::new(&settings).await?;

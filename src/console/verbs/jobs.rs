@@ -47,7 +47,8 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     let rows = page.jobs.into_iter().map(|job| {
-        let why = job.verdict.map(|verdict| verdict.summary).unwrap_or_default();
+        let waits = job.waits_for.map(|why| format!("waits: {why}"));
+        let why = waits.or(job.verdict.map(|verdict| verdict.summary)).unwrap_or_default();
         let attempt = if job.attempt == 0 { "-".into() } else { job.attempt.to_string() };
         vec![job.id, job.phase, attempt, format::moment(job.queued_at_ms), why.chars().take(80).collect()]
     });

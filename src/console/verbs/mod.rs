@@ -6,6 +6,7 @@ pub mod dlq;
 pub mod heartbeats;
 pub mod jobs;
 pub mod logs;
+pub mod pause;
 pub mod retry;
 pub mod serve;
 pub mod show;

@@ -29,6 +29,9 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
             text.push_str(&format!("{name} {value}\n"));
         }
     }
+    if let Some(why) = &job.summary.waits_for {
+        text.push_str(&format!("waits: {why}\n"));
+    }
     if job.spec.fencing == Fencing::Strict {
         let live = job.attempts.last().filter(|attempt| attempt.ended_at_ms.is_none());
         let until = live.and_then(|attempt| attempt.lease_until_ms);
@@ -48,11 +51,12 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
             attempt.outcome.clone().unwrap_or_default(),
             attempt.ended_at_ms.map(|ended| format::span(ended - began)).unwrap_or_default(),
             attempt.exit_code.map(|code| code.to_string()).unwrap_or_default(),
+            attempt.memory_bytes.map(|bytes| format::bytes(Some(bytes))).unwrap_or_default(),
         ]
     });
     text.push_str(&format!(
         "\n{}",
-        format::table(&["ATTEMPT", "STATE", "CLUSTER", "OUTCOME", "RAN FOR", "EXIT CODE"], attempts)
+        format::table(&["ATTEMPT", "STATE", "CLUSTER", "OUTCOME", "RAN FOR", "EXIT CODE", "MEMORY"], attempts)
     ));
     if let Some(lines) = job.attempts.last().map(|attempt| &attempt.last_lines).filter(|lines| !lines.is_empty()) {
         text.push_str("\nlast lines\n");

@@ -22,7 +22,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 21] = steps!(
+const STEPS: [(&str, &str); 29] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -44,6 +44,14 @@ const STEPS: [(&str, &str); 21] = steps!(
     "0019_attempts_readings",
     "0020_attempts_by_readings",
     "0021_heartbeats_5m",
+    "0041_jobs_waiting",
+    "0042_jobs_by_cancel",
+    "0043_attempts_open",
+    "0044_jobs_memory",
+    "0045_attempts_memory",
+    "0046_attempts_node",
+    "0047_attempts_avoid_node",
+    "0048_pauses",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.

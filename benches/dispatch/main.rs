@@ -1,0 +1,137 @@
+//! What the dispatcher costs: per job, per pass, per look at a long queue. Statements and calls are exact; times are of this machine and of
+//! an unoptimised build, and compare only with each other.
+
+mod cluster;
+mod meter;
+mod tables;
+
+use cluster::AtOnce;
+use meter::Meter;
+use sendo::{
+    cluster::{Cluster, key::Key},
+    dispatch::{Dispatcher, Rules, admit::Limits, bell::Bell, caps::Caps, retry, wait::Waits},
+    ledger::{Ledger, statements},
+    record::job::Job,
+};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tables::{multiply, sqlite};
+use tokio::sync::watch;
+
+const LIVE: u32 = 50_000;
+const WAITING: u32 = 250_000;
+const TICKS: u32 = 5;
+
+#[tokio::main]
+async fn main() {
+    println!("# What the dispatcher costs\n\nSQLite, a cluster that answers at once (a fake), an unoptimised build.\n");
+    println!("| jobs | statements a job | calls a job | CPU ms a job | jobs/s |\n| --- | --- | --- | --- | --- |");
+    for jobs in [1_000, 10_000] {
+        flood(jobs).await;
+    }
+    println!("\n| {LIVE} live attempts | statements | calls | CPU ms |\n| --- | --- | --- | --- |");
+    passes().await;
+    println!("\n| {WAITING} waiting jobs | ms |\n| --- | --- |");
+    queue().await;
+}
+
+/// A ledger with its first job, which the others are copies of.
+async fn ledger(folder: &Path) -> Ledger {
+    let url = format!("sqlite://{}?mode=rwc", folder.join("ledger.db").display());
+    let ledger = Ledger::open(&url, retry::next_step).await.expect("open the ledger");
+    let job: Job =
+        serde_json::from_str(r#"{"version": 1, "id": "first", "tenant": "t", "command": ["true"]}"#).unwrap();
+    ledger.accept(&job, "0", 0).await.expect("take a job in");
+    ledger
+}
+
+/// A dispatcher at work, until what it gives back is dropped or sent.
+fn start(ledger: &Ledger, folder: &Path, cluster: &Arc<AtOnce>) -> (watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let key = Arc::new(Key::load_or_create(&folder.join("key")).expect("make a key"));
+    let limits = Limits { max_running: usize::MAX, ..Limits::default() };
+    let rules = Rules { limits, caps: Caps::default() };
+    let cluster: Arc<dyn Cluster> = Arc::<AtOnce>::clone(cluster);
+    let dispatcher =
+        Dispatcher::new(ledger.clone(), cluster, key, rules, Arc::new(Bell::default()), Arc::new(Waits::default()));
+    let (stop, shutdown) = watch::channel(false);
+    (stop, tokio::spawn(dispatcher.run(shutdown)))
+}
+
+/// Jobs that wait, until each has its place and the ledger says so.
+async fn flood(jobs: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path()).await;
+    multiply(folder.path(), "jobs", "id", jobs - 1);
+    let cluster = Arc::new(AtOnce::default());
+    let (meter, before) = (Meter::start(), statements());
+    let (stop, ended) = start(&ledger, folder.path(), &cluster);
+    while sqlite(folder.path(), "SELECT COUNT(*) FROM jobs WHERE phase = 'setting_up'") != jobs.to_string() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (cpu, took) = meter.stop();
+    let each = |count: f64| count / f64::from(jobs);
+    println!(
+        "| {jobs} | {:.2} | {:.2} | {:.2} | {:.0} |",
+        each(as_f64(statements() - before)),
+        each(as_f64(cluster.calls.load(Ordering::Relaxed))),
+        each(cpu.as_secs_f64() * 1e3),
+        f64::from(jobs) / took.as_secs_f64()
+    );
+    stop.send(true).unwrap();
+    ended.await.unwrap();
+}
+
+/// Nothing to do but to look.
+async fn passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path()).await;
+    let order = ledger.begin_launch("first", "at-once", "u".into()).await.unwrap().unwrap();
+    ledger.launched(&order.id, "u").await.unwrap();
+    multiply(folder.path(), "jobs", "id", LIVE - 1);
+    multiply(folder.path(), "attempts", "job_id", LIVE - 1);
+    let meter = Meter::start();
+    assert_eq!(ledger.running().await.unwrap().len(), LIVE as usize);
+    println!("| take-over | 1 | 0 | {:.0} |", meter.stop().0.as_secs_f64() * 1e3);
+    let cluster = Arc::new(AtOnce::default());
+    let (stop, ended) = start(&ledger, folder.path(), &cluster);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (meter, before, called) = (Meter::start(), statements(), cluster.calls.load(Ordering::Relaxed));
+    tokio::time::sleep(Duration::from_secs(TICKS.into())).await;
+    let (cpu, _) = meter.stop();
+    let each = |count: f64| count / f64::from(TICKS);
+    println!(
+        "| a second at rest | {:.1} | {:.0} | {:.0} |",
+        each(as_f64(statements() - before)),
+        each(as_f64(cluster.calls.load(Ordering::Relaxed) - called)),
+        each(cpu.as_secs_f64() * 1e3)
+    );
+    stop.send(true).unwrap();
+    ended.await.unwrap();
+}
+
+/// One tenant's flood, and two thousand others with ten jobs each.
+async fn queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = ledger(folder.path()).await;
+    multiply(folder.path(), "jobs", "id", WAITING - 1);
+    let others = "UPDATE jobs SET tenant = 'o' || (rowid % 2000) WHERE rowid <= 20000; ANALYZE";
+    sqlite(folder.path(), others);
+    let started = Instant::now();
+    assert_eq!(ledger.next_priority(i64::MAX).await.unwrap(), Some(0));
+    let lines = ledger.lines(0).await.unwrap();
+    assert_eq!(lines.len(), 2001);
+    println!("| find 2,001 tenants | {:.1} |", started.elapsed().as_secs_f64() * 1e3);
+    for (tenant, what) in [("t", "the flood's"), ("o7", "another's")] {
+        let started = Instant::now();
+        assert!(!ledger.heads(0, tenant, None, 64).await.unwrap().is_empty());
+        println!("| {what} first jobs | {:.1} |", started.elapsed().as_secs_f64() * 1e3);
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,167 @@
+//! Who speaks: a Pod's projected service-account token, verified against the cluster's own keys.
+//!
+//! Kubernetes vouches for the Pod: the token names its namespace, name and UID, and is for our audience alone. The keys are the API server's
+//! `/openid/v1/jwks`, read with our own client and kept; they rotate, so a token under a key that we do not know has them read again, but no oftener
+//! than [`REFETCH`]: whoever sends nonsense must not make us flood the API server. No TokenReview is needed, no Secret, and no request per report.
+
+use super::{name, pod::AUDIENCE};
+use crate::{cluster::Stranger, record::wire::AttemptId};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation,
+    jwk::{Jwk, JwkSet},
+};
+use serde::Deserialize;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, RwLock};
+
+/// Between two readings of the keys.
+const REFETCH: Duration = Duration::from_secs(10);
+/// So old, they are read again: one may have been withdrawn. While the API server is away, the old ones count: a Pod that reports is not to suffer.
+const OLDEST: Duration = Duration::from_secs(600);
+/// Clocks differ; tokens are renewed long before their end.
+const LEEWAY_SECONDS: u64 = 30;
+const FETCH_LIMIT: Duration = Duration::from_secs(10);
+/// What API servers sign with (<https://kubernetes.io/docs/reference/command-line-tools-reference/kube-apiserver/>).
+const ALGORITHMS: [Algorithm; 5] =
+    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::ES256, Algorithm::ES384];
+
+/// The cluster's word for its Pods.
+pub struct Identity {
+    client: kube::Client,
+    namespace: String,
+    keys: RwLock<Option<Arc<Keys>>>,
+    /// When they were asked for last; held while they are.
+    asked: Mutex<Option<Instant>>,
+}
+
+/// The keys that tokens are signed with.
+struct Keys {
+    issuer: String,
+    set: JwkSet,
+    read: Instant,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Claims {
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Bound,
+}
+
+#[derive(Debug, Deserialize)]
+struct Bound {
+    namespace: String,
+    pod: Option<PodRef>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PodRef {
+    name: String,
+    uid: String,
+}
+
+impl Identity {
+    pub fn new(client: kube::Client, namespace: String) -> Self {
+        Self { client, namespace, keys: RwLock::default(), asked: Mutex::default() }
+    }
+
+    /// The UID of the attempt's Pod, if the token is that Pod's.
+    pub async fn identify(&self, token: &str, id: &AttemptId) -> Result<String, Stranger> {
+        let kid = key_id(token)?;
+        let mut keys = self.keys.read().await.clone();
+        let knows = |keys: &Option<Arc<Keys>>| keys.as_ref().is_some_and(|keys| keys.set.find(&kid).is_some());
+        let fresh = keys.as_ref().is_some_and(|keys| keys.read.elapsed() < OLDEST);
+        if !fresh || !knows(&keys) {
+            match self.fetch().await {
+                Ok(read) => keys = Some(read),
+                Err(_) if knows(&keys) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        let unknown = || Stranger::Unknown("it is signed with a key that is not this cluster's".into());
+        let keys = keys.ok_or_else(unknown)?;
+        let key = keys.set.find(&kid).ok_or_else(unknown)?;
+        verify(token, key, &keys.issuer, &self.namespace, id)
+    }
+
+    /// Reads the keys, unless somebody did a moment ago.
+    async fn fetch(&self) -> Result<Arc<Keys>, Stranger> {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|at| at.elapsed() < REFETCH) {
+            // What was read then counts; where nothing was, nobody can be told that he is a stranger.
+            let keys = self.keys.read().await.clone().filter(|keys| keys.read.elapsed() < OLDEST);
+            return keys.ok_or_else(|| Stranger::NotNow("the cluster's keys cannot be read now; ask again".into()));
+        }
+        *asked = Some(Instant::now());
+        let read = tokio::time::timeout(FETCH_LIMIT, self.read()).await;
+        let read = read.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer")));
+        let fresh = read.map_err(|why| {
+            tracing::warn!(why = format!("{why:#}"), "the cluster's keys cannot be read");
+            Stranger::NotNow(format!("the cluster's keys cannot be read: {why:#}; ask again"))
+        })?;
+        let fresh = Arc::new(fresh);
+        *self.keys.write().await = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    async fn read(&self) -> anyhow::Result<Keys> {
+        let get = |path: &str| axum::http::Request::get(path).body(Vec::new());
+        let discovery: Discovery = self.client.request(get("/.well-known/openid-configuration")?).await?;
+        let set = self.client.request_text(get("/openid/v1/jwks")?).await?;
+        Ok(Keys { issuer: discovery.issuer, set: readable(&set)?, read: Instant::now() })
+    }
+}
+
+/// The keys that we can use; a kind that this release does not know is no reason to believe none.
+fn readable(text: &str) -> anyhow::Result<JwkSet> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    let set: Set = serde_json::from_str(text)?;
+    let keys: Vec<Jwk> = set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect();
+    anyhow::ensure!(!keys.is_empty(), "the API server's key set holds none that can be used");
+    Ok(JwkSet { keys })
+}
+
+fn key_id(token: &str) -> Result<String, Stranger> {
+    let unknown = || Stranger::Unknown("it is no service account's token".into());
+    jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid).ok_or_else(unknown)
+}
+
+/// The UID in a good token of the attempt's Pod.
+fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId) -> Result<String, Stranger> {
+    let unknown = |why: String| Stranger::Unknown(why);
+    let header = jsonwebtoken::decode_header(token).map_err(|why| unknown(why.to_string()))?;
+    if !ALGORITHMS.contains(&header.alg) {
+        return Err(unknown(format!("it is signed by {:?}", header.alg)));
+    }
+    let mut rules = Validation::new(header.alg);
+    rules.set_audience(&[AUDIENCE]);
+    rules.set_issuer(&[issuer]);
+    rules.set_required_spec_claims(&["exp", "aud", "iss"]);
+    rules.validate_nbf = true;
+    rules.leeway = LEEWAY_SECONDS;
+    let decoding = DecodingKey::from_jwk(key).map_err(|why| unknown(why.to_string()))?;
+    let claims = jsonwebtoken::decode::<Claims>(token, &decoding, &rules);
+    let bound = claims.map_err(|why| unknown(why.to_string()))?.claims.kubernetes;
+    if bound.namespace != namespace {
+        return Err(unknown(format!("it is of the namespace {}", bound.namespace)));
+    }
+    let pod = bound.pod.ok_or_else(|| unknown("it is bound to no Pod".into()))?;
+    if pod.name != name::pod(id) {
+        return Err(Stranger::Another(format!("the token is the Pod {}'s, and that is not the one of {id}", pod.name)));
+    }
+    Ok(pod.uid)
+}
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

@@ -1,0 +1,1 @@
+CREATE INDEX jobs_waiting ON jobs (phase, priority, tenant, not_before_ms, id)

@@ -1,0 +1,1 @@
+CREATE INDEX jobs_by_cancel ON jobs (cancel_requested_ms)

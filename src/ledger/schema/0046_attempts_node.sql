@@ -1,0 +1,1 @@
+ALTER TABLE attempts ADD COLUMN node VARCHAR(253)

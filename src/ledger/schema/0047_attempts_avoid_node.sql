@@ -1,0 +1,1 @@
+ALTER TABLE attempts ADD COLUMN avoid_node VARCHAR(253)

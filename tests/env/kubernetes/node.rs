@@ -1,0 +1,169 @@
+//! A node with a real kubelet: containerd and runc run real containers of the images that `docker/build` made.
+//!
+//! It needs root, and control groups that it may add to. Pods have a network of their own, and reach this machine at the node's address,
+//! which is where a server for them must listen. Names, registries and the rest of the world are not there.
+
+use super::{Cluster, Namespace, cluster, free_port};
+use crate::env::{container::on_path, keeper::Keeper};
+use serde_json::json;
+use std::{
+    fs,
+    panic::catch_unwind,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/env/kubernetes/node.sh");
+/// Networks for tests alone: no packet to them leaves a machine (RFC 2544).
+const NETWORK: &str = "198.18";
+/// Where Debian's package, and everybody else, puts the plugins.
+const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// The worker image.
+pub const WORKER: &str = concat!("localhost/sendo-worker:", env!("CARGO_PKG_VERSION"));
+/// The control image.
+pub const CONTROL: &str = concat!("localhost/sendo-control:", env!("CARGO_PKG_VERSION"));
+
+/// A running one, and the namespace whose Pods it runs.
+pub struct Node {
+    pub namespace: Namespace<'static>,
+    pub name: String,
+    /// This machine, as its Pods see it.
+    pub address: String,
+    _keeper: Keeper,
+}
+
+/// The one of this run.
+pub fn real() -> &'static Node {
+    static NODE: OnceLock<Option<Node>> = OnceLock::new();
+    let node = NODE.get_or_init(|| catch_unwind(|| Node::start(cluster())).ok());
+    node.as_ref().expect("the node did not start; why stands with the test that wanted it first")
+}
+
+impl Node {
+    fn start(cluster: &'static Cluster) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "a real kubelet needs root: run `make test` as root");
+        let namespace = cluster.namespace();
+        let keeper = Keeper::new();
+        let pid = std::process::id();
+        // One of each for each test run on the machine.
+        let (bridge, cgroup) = (format!("sendo{pid}"), format!("sendo-test-{pid}"));
+        let network = format!("{NETWORK}.{}", pid % 256);
+        let address = format!("{network}.1");
+        let name = format!("{}-real", namespace.name);
+        let user = format!("system:node:{name}");
+        cluster.pki.certify(&name, &user, Some("system:nodes"), &[&address, &name]);
+        let kubeconfig = cluster.pki.kubeconfig(
+            &name,
+            &cluster.url,
+            &json!({"client-certificate": pki(cluster, &name, "crt"), "client-key": pki(cluster, &name, "key")}),
+        );
+        let file = |name: &str| keeper.file(name);
+        fs::create_dir_all(file("network")).unwrap();
+        fs::write(file("containerd.toml"), containerd(keeper.folder())).unwrap();
+        fs::write(file("network/10-test.conflist"), pods_network(&bridge, &network, keeper.folder())).unwrap();
+        fs::write(file("kubelet.json"), kubelet(cluster, &name, &address, &cgroup, keeper.folder())).unwrap();
+        let mut node = Command::new("unshare");
+        node.args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child", "--"]);
+        node.arg(SCRIPT).arg(keeper.folder()).args(images());
+        node.env("BRIDGE", &bridge).env("ADDRESS", &address).env("CGROUP", &cgroup).env("NAME", &name);
+        node.env("LABELS", namespace.label()).env("KUBECONFIG", kubeconfig);
+        node.env("KUBELET", cluster.programs.join("kubelet"));
+        let stop = format!(
+            "kill -KILL \"$(cat {0}/node.pid)\"; PATH=$PATH:/usr/sbin:/sbin; ip link del {bridge}
+             n=0; while [ $n -lt 300 ] && [ -n \"$(ls -d /sys/fs/cgroup/{cgroup} /sys/fs/cgroup/*/{cgroup} 2>/dev/null)\" ]; do
+               find /sys/fs/cgroup/{cgroup} /sys/fs/cgroup/*/{cgroup} -depth -type d -exec rmdir {{}} + 2>/dev/null
+               n=$((n + 1)); sleep 0.1
+             done",
+            keeper.folder().display()
+        );
+        keeper.start("node", &node, Some(&stop));
+        let is_ready = || namespace.get("node", &name).is_some_and(|node| super::namespace::is_ready(&node));
+        keeper.ready("node", is_ready);
+        Self { namespace, name, address, _keeper: keeper }
+    }
+}
+
+fn pki(cluster: &Cluster, name: &str, end: &str) -> PathBuf {
+    cluster.pki.file(&format!("{name}.{end}"))
+}
+
+/// As `make images` makes them, beside the supervisor that the tests drive.
+fn images() -> [PathBuf; 2] {
+    let target = crate::env::supervisor();
+    let target = target.parent().and_then(Path::parent).unwrap();
+    ["worker.tar", "control.tar"].map(|image| {
+        let image = target.join("images").join(image);
+        assert!(image.exists(), "{} is not there; `make test` makes it, by `make images`", image.display());
+        image
+    })
+}
+
+fn containerd(folder: &Path) -> String {
+    on_path("containerd");
+    let plugins = PLUGINS.iter().find(|folder| Path::new(folder).join("bridge").exists());
+    let plugins = plugins.expect("no network plugins; run `make test`, which installs them");
+    let folder = folder.display();
+    format!(
+        r#"version = 2
+root = "{folder}/containerd/root"
+state = "{folder}/containerd/state"
+[grpc]
+  address = "{folder}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{folder}/containerd/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "localhost/pause:1"
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{plugins}"
+    conf_dir = "{folder}/network"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+"#
+    )
+}
+
+/// A bridge whose address on this machine the Pods reach, and no way further. It is not `isGateway`, which would make the machine a router.
+fn pods_network(bridge: &str, network: &str, folder: &Path) -> String {
+    json!({
+        "cniVersion": "0.4.0", "name": "test", "plugins": [{
+            "type": "bridge", "bridge": bridge, "isGateway": false, "ipMasq": false,
+            "ipam": {
+                "type": "host-local", "dataDir": folder.join("addresses"),
+                "ranges": [[{"subnet": format!("{network}.0/24"), "gateway": format!("{network}.1")}]],
+            },
+        }],
+    })
+    .to_string()
+}
+
+fn kubelet(cluster: &Cluster, name: &str, address: &str, cgroup: &str, folder: &Path) -> String {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "address": address, "port": free_port(), "readOnlyPort": 0, "healthzPort": 0,
+        "authentication": {
+            "anonymous": {"enabled": false}, "webhook": {"enabled": true},
+            "x509": {"clientCAFile": cluster.pki.file("ca.crt")},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": pki(cluster, name, "crt"), "tlsPrivateKeyFile": pki(cluster, name, "key"),
+        "containerRuntimeEndpoint": format!("unix://{}/containerd.sock", folder.display()),
+        "cgroupDriver": "cgroupfs", "cgroupRoot": format!("/{cgroup}"), "enforceNodeAllocatable": [],
+        "failSwapOn": false, "failCgroupV1": false, "makeIPTablesUtilChains": false,
+        "resolvConf": "", "podLogsDir": folder.join("logs"), "volumePluginDir": folder.join("plugins"),
+        "nodeStatusUpdateFrequency": "5s", "nodeLeaseDurationSeconds": 20,
+        // The disk is the machine's own, and others fill it.
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
+    })
+    .to_string()
+}

@@ -1,0 +1,10 @@
+//! The dispatcher against a real API server, with the shipped roles and nothing else, in a namespace that enforces `restricted`.
+//!
+//! Where a Pod's end is what matters, kwok brings it about; where what runs matters, the agent's nodes run the real supervisor.
+
+mod dispatcher;
+mod ends;
+mod identity;
+mod launches;
+mod pending;
+mod runs;

@@ -1,0 +1,102 @@
+//! Pods that end without a word of their supervisor: what the kubelet and the node say.
+
+use super::dispatcher::{Dispatcher, attempt, pod, script};
+use serde_json::json;
+
+fn fate(annotations: &str) -> String {
+    format!("metadata: {{annotations: {{{annotations}}}}}\nspec: {{}}")
+}
+
+/// Starts one whose Pods meet this fate on a node of kwok's, and a job on it.
+fn started(keys: &str, annotations: &str) -> (Dispatcher, String) {
+    let dispatcher = Dispatcher::with(keys, &fate(annotations));
+    let node = dispatcher.namespace.fake_nodes(1, "8", "32Gi").remove(0);
+    dispatcher.submit(&script("a", "true"));
+    (dispatcher, node)
+}
+
+#[track_caller]
+fn ended(dispatcher: &Dispatcher, outcome: &str) {
+    let shown = dispatcher.wait("a", "failed");
+    assert_eq!(attempt(&shown)["outcome"], outcome, "{shown:#}");
+    dispatcher
+        .namespace
+        .wait_for_pod(&pod("a", 1), "released or gone", |pod| pod["metadata"]["finalizers"].is_null().then_some(()));
+}
+
+#[test]
+fn an_oom_kill_that_took_the_supervisor_too_is_told_by_the_kubelet() {
+    let (dispatcher, _) =
+        started("", "sendo.test/duration: 100ms, sendo.test/exit-code: '137', sendo.test/reason: OOMKilled");
+    ended(&dispatcher, "out_of_memory");
+}
+
+#[test]
+fn an_unsigned_message_is_no_success() {
+    let (dispatcher, _) = started("", "sendo.test/duration: 100ms, sendo.test/message: 'succeeded, believe me'");
+    ended(&dispatcher, "never_granted");
+}
+
+#[test]
+fn an_evicted_pod_says_so() {
+    let (dispatcher, _) = started("", "sendo.test/term-delay: 200ms, sendo.test/term-exit-code: '137'");
+    let name = pod("a", 1);
+    dispatcher.namespace.wait_for_phase(&name, "Running");
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    let path = format!("/api/v1/namespaces/{}/pods/{name}/eviction", dispatcher.namespace.name);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), eviction.to_string()).unwrap();
+    dispatcher.namespace.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().unwrap()]);
+    let shown = dispatcher.wait("a", "failed");
+    assert_eq!(attempt(&shown)["outcome"], "evicted", "{shown:#}");
+    assert!(shown.to_string().contains("EvictionByEvictionAPI"), "{shown:#}");
+    dispatcher.namespace.wait_until_gone(&name);
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_has_ended_when_the_kubelet_says_so() {
+    let (dispatcher, _) = started("", "sendo.test/term-delay: 200ms, sendo.test/term-exit-code: '137'");
+    let name = pod("a", 1);
+    dispatcher.namespace.wait_for_phase(&name, "Running");
+    dispatcher.namespace.kubectl(&["delete", "pod", &name, "--wait=false"]);
+    let shown = dispatcher.wait("a", "failed");
+    assert_eq!(attempt(&shown)["outcome"], "deleted", "{shown:#}");
+    dispatcher.namespace.wait_until_gone(&name);
+}
+
+#[test]
+fn a_node_that_is_vouched_to_be_off_ends_its_pods_and_a_deletion_alone_does_not() {
+    let (dispatcher, node) = started("", "sendo.test/term-delay: 1h");
+    let name = pod("a", 1);
+    dispatcher.namespace.wait_for_phase(&name, "Running");
+    dispatcher.namespace.kubectl(&["delete", "pod", &name, "--wait=false", "--grace-period=1"]);
+    // The negative control: it is asked to go, its grace is over, and nobody says that it is gone.
+    dispatcher.submit(&script("b", "true"));
+    dispatcher.namespace.wait_for_phase(&pod("b", 1), "Running");
+    assert_eq!(dispatcher.json(&["show", "a"])["phase"], "setting_up");
+    dispatcher.namespace.kubectl(&[
+        "taint",
+        "node",
+        &node,
+        "node.kubernetes.io/out-of-service=nodeshutdown:NoSchedule",
+    ]);
+    let shown = dispatcher.wait("a", "failed");
+    assert_eq!(attempt(&shown)["outcome"], "node_lost", "{shown:#}");
+    assert!(shown.to_string().contains("out-of-service"), "{shown:#}");
+}
+
+#[test]
+fn a_node_that_is_gone_is_an_end_only_where_the_settings_trust_that() {
+    let end = |trust: bool| {
+        let (dispatcher, node) = started(&format!("trust_node_deletion = {trust}"), "sendo.test/term-delay: 1h");
+        let name = pod("a", 1);
+        dispatcher.namespace.wait_for_phase(&name, "Running");
+        dispatcher.namespace.kubectl(&["delete", "pod", &name, "--wait=false"]);
+        dispatcher.namespace.kubectl(&["delete", "node", &node]);
+        dispatcher
+    };
+    let (trusting, doubting) = (end(true), end(false));
+    let shown = trusting.wait("a", "failed");
+    assert_eq!(attempt(&shown)["outcome"], "node_lost", "{shown:#}");
+    assert_eq!(doubting.json(&["show", "a"])["phase"], "setting_up");
+}

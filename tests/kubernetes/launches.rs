@@ -1,0 +1,79 @@
+//! Creates that the API server answers with something else than yes.
+
+use super::dispatcher::{Dispatcher, attempt, pod, refused, script};
+use serde_json::json;
+
+#[test]
+fn what_the_api_server_will_not_have_is_rejected_with_its_words() {
+    let dispatcher =
+        Dispatcher::with("max_memory = \"1Ti\"\nallow_images = [\"worker*\"]\n[limits]\nimages = [\"worker*\"]", "");
+    let mut job = script("a", "true");
+    job["image"] = json!("worker:1 ");
+    dispatcher.submit(&job);
+    let shown = dispatcher.wait("a", "rejected");
+    assert_eq!(attempt(&shown)["outcome"], "create_failed");
+    assert!(shown.to_string().contains("leading or trailing whitespace"), "{shown:#}");
+    let mut job = script("b", "true");
+    job["resources"]["memory"] = json!("2Ti");
+    dispatcher.submit(&job);
+    assert!(dispatcher.wait("b", "rejected").to_string().contains("resources.memory"));
+    assert!(dispatcher.namespace.list("pods").is_empty());
+}
+
+#[test]
+fn a_full_quota_waits_and_says_so_and_one_that_never_fits_is_rejected() {
+    let dispatcher = Dispatcher::start();
+    dispatcher.namespace.fake_nodes(1, "8", "32Gi");
+    dispatcher.namespace.apply(&json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+        "spec": {"hard": {"limits.memory": "100Mi"}}}));
+    dispatcher.submit(&script("a", "true"));
+    dispatcher.wait_for_pod("a", "there", |_| true);
+    dispatcher.submit(&script("b", "true"));
+    dispatcher.wait_for_log("exceeded quota: q");
+    assert_eq!(dispatcher.json(&["show", "b"])["phase"], "queued");
+    let mut job = script("c", "true");
+    job["resources"]["memory"] = json!("101Mi");
+    dispatcher.submit(&job);
+    let shown = dispatcher.wait("c", "rejected");
+    assert!(shown.to_string().contains("exceeded quota"), "{shown:#}");
+    // Room for the other.
+    dispatcher.run(&["cancel", "a"]);
+    dispatcher.wait_for_pod("b", "there", |_| true);
+}
+
+#[test]
+fn a_pod_that_exists_counts_and_a_strangers_does_not() {
+    let dispatcher = Dispatcher::start();
+    let namespace = &dispatcher.namespace;
+    let (ours, strangers) = (pod("a", 1), pod("b", 1));
+    let make = |name: &str, annotations: serde_json::Value| {
+        namespace.apply(
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "annotations": annotations}, "spec": {
+            "automountServiceAccountToken": false, "restartPolicy": "Never", "nodeSelector": {"no": "where"},
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "worker", "image": "x",
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}),
+        );
+        namespace.get("pod", name).unwrap()["metadata"]["uid"].clone()
+    };
+    // As if an earlier dispatcher had died before it heard the answer.
+    let uid = make(&ours, json!({"sendo.dev/job": "a", "sendo.dev/attempt": "1"}));
+    make(&strangers, json!({}));
+    dispatcher.submit(&script("a", "true"));
+    dispatcher.submit(&script("b", "true"));
+    dispatcher.wait("a", "setting_up");
+    assert_eq!(dispatcher.sql("SELECT uid FROM attempts WHERE job_id = 'a'")[0]["uid"], uid);
+    let shown = dispatcher.wait("b", "rejected");
+    assert!(shown.to_string().contains("not Sendo's"), "{shown:#}");
+}
+
+#[test]
+fn a_template_that_would_fail_each_job_fails_the_start() {
+    let said = refused("", "restartPolicy: Always\nnodeSelektor: {a: b}");
+    assert!(said.contains("`spec.restartPolicy` is Sendo's own") && said.contains("no `spec.nodeSelektor`"), "{said}");
+    // Only the API server knows this one.
+    let said = refused("", "containers: [{name: side, image: x, securityContext: {privileged: true}}]");
+    assert!(said.contains("violates PodSecurity"), "{said}");
+    let said = refused("imago = \"x\"", "");
+    assert!(said.contains("imago"), "{said}");
+}
