@@ -28,7 +28,7 @@ pub use refuse::{Refusal, RefusalFilter};
 
 use crate::record::Millis;
 use dialect::Dialect;
-use sqlx::{Any, AnyPool, Executor as _, any::AnyPoolOptions};
+use sqlx::{Any, AnyPool, Connection as _, Executor as _, any::AnyPoolOptions};
 use std::time::{Duration, SystemTime};
 
 /// How long a caller waits for a connection before the ledger counts as away.
@@ -119,6 +119,10 @@ impl Ledger {
                 Ok(())
             })
         });
+        // SQLite ends a transaction by itself when its disk is full; sqlx's rollback then fails, and it would take the connection to be
+        // inside of one for ever.
+        let options =
+            options.before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
         let pool = options.connect(url).await?;
         schema::migrate(&mut *pool.acquire().await?, dialect).await?;
         Ok(Self { pool, dialect, retry })
