@@ -162,8 +162,9 @@ impl Ledger {
         let pool = AnyPoolOptions::new()
             .max_connections(options.connections.unwrap_or(dialect.connections()))
             .acquire_timeout(ACQUIRE_LIMIT)
-            .before_acquire(move |_, connection| {
-                let usable = seen.is_fresh(connection.age);
+            .before_acquire(move |connection, about| {
+                // A full disk at a COMMIT ends SQLite's transaction, and the driver believes that it is still in it: such a connection begins no other.
+                let usable = seen.is_fresh(about.age) && !connection.is_in_transaction();
                 Box::pin(async move { Ok(usable) })
             })
             .after_connect(move |connection, _| {
