@@ -254,8 +254,11 @@ impl Dialect {
 /// What an error says, by the codes of the database that it came from.
 pub fn fault(error: &sqlx::Error) -> Fault {
     let sqlx::Error::Database(database) = error else {
-        let is_lost = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed);
-        return if is_lost { Fault::Connection } else { Fault::Other };
+        return match error {
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Fault::Connection,
+            sqlx::Error::PoolTimedOut => Fault::Crowded,
+            _ => Fault::Other,
+        };
     };
     if let Some(number) = mysql_number(error) {
         // <https://mariadb.com/kb/en/mariadb-error-code-reference/>

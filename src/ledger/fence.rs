@@ -115,12 +115,15 @@ impl Ledger {
                 renewed = renewed => Some(renewed),
                 _ = shutdown.wait_for(|stop| *stop) => None,
             };
+            let mut pause = SPAN / 3;
             match renewed {
                 Some(Ok(Ok(Some(fence)))) => kept = Some((fence, asked)),
                 Some(Ok(Ok(None))) => kept = None,
                 Some(Ok(Err(error))) => {
                     tracing::warn!(lease = name, "{error}");
                     kept = kept.filter(|(_, at)| at.elapsed() < SPAN);
+                    // Soon again, or its end would pass while we sleep.
+                    pause = SPAN / 30;
                 }
                 Some(Err(_)) => kept = None,
                 None => break,
@@ -135,7 +138,7 @@ impl Ledger {
                 changed
             });
             tokio::select! {
-                () = tokio::time::sleep(SPAN / 3), if is_shared || kept.is_none() => {}
+                () = tokio::time::sleep(pause), if is_shared || kept.is_none() => {}
                 _ = shutdown.wait_for(|stop| *stop) => break,
             }
         }

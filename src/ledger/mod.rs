@@ -50,8 +50,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How long a caller waits for a connection before the ledger counts as away.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(15);
+/// How long one try waits for a connection. A server that lets no more of ours in gets no more: the next try finds one that another has finished with.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Decides what follows an attempt's end: pure, `dispatch::retry` in the product.
 pub type RetryPolicy = fn(&RetryCase<'_>) -> NextStep;

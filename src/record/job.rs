@@ -52,7 +52,7 @@ pub struct Job {
     /// How long one attempt's transfer may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
-    /// No output, no I/O and no CPU for this long ends the attempt as stalled.
+    /// No output, no disk I/O and no CPU for this long ends the attempt as stalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_after: Option<Span>,
     /// RFC 3339; the job waits in the queue until then.

@@ -149,7 +149,7 @@ fn mysql() -> Server {
     let setup = folder.join("setup.sql");
     let account = format!("'{USER}'@'127.0.0.1'");
     let sql = format!(
-        "CREATE DATABASE {DATABASE};\nCREATE USER {account} IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {account};\n"
+        "CREATE DATABASE {DATABASE};\nCREATE USER {account} IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {account} WITH GRANT OPTION;\n"
     );
     fs::write(&setup, sql).unwrap();
     let client = folder.join("client.cnf");

@@ -65,8 +65,13 @@ impl Place {
 
     /// A session of the test's own.
     pub async fn session(&self) -> AnyConnection {
+        self.try_session().await.unwrap()
+    }
+
+    /// The same where the server may refuse it.
+    pub async fn try_session(&self) -> sqlx::Result<AnyConnection> {
         sqlx::any::install_default_drivers();
-        AnyConnection::connect(&self.url).await.unwrap()
+        AnyConnection::connect(&self.url).await
     }
 
     /// Runs statements.

@@ -8,7 +8,7 @@ use crate::env::{
     ledgers::{Database, Place},
 };
 use sendo::{
-    ledger::{Accepted, Cancelled, Ledger, Retried},
+    ledger::{Accepted, Cancelled, Ledger, Options, Retried},
     record::{
         outcome::Outcome,
         phase::Phase,
@@ -226,20 +226,56 @@ fn a_postgresql_that_became_read_only_is_asked_again_until_it_is_not() {
     });
 }
 
-/// More want in than the server lets in: each gets its turn.
-fn a_crowded_server_is_waited_for(database: Database, setup: &[&str]) {
+/// The address of a user of the test's own, who may have so many connections.
+async fn limited(place: &Place, connections: u32) -> String {
+    let (user, password) = (format!("few_{}", place.url.rsplit_once('/').unwrap().1), env::databases::PASSWORD);
+    let setup = if place.database == Database::Postgresql {
+        format!(
+            "CREATE ROLE {user} LOGIN CONNECTION LIMIT {connections} PASSWORD '{password}'; GRANT ALL ON SCHEMA public TO {user}; \
+             GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"
+        )
+    } else {
+        place.execute(&format!("CREATE USER '{user}'@'127.0.0.1' IDENTIFIED BY '{password}'")).await;
+        format!("GRANT ALL ON *.* TO '{user}'@'127.0.0.1' WITH MAX_USER_CONNECTIONS {connections}")
+    };
+    place.execute(&setup).await;
+    place.url.replace("//sendo:", &format!("//{user}:"))
+}
+
+#[test]
+fn a_postgresql_without_room_for_us_is_waited_for() {
     runtime().block_on(async {
-        let place = Place::new(database);
+        let place = Place::new(Database::Postgresql);
         drop(Ledger::open(&place.url, policy).await.unwrap());
-        let name = place.url.rsplit_once('/').unwrap().1.to_owned();
-        for statement in setup {
-            place.execute(&statement.replace("{user}", &format!("few_{name}"))).await;
-        }
-        let url = place.url.replace("//sendo:", &format!("//few_{name}:"));
-        let fresh = Fresh { ledger: Ledger::open(&url, policy).await.unwrap(), place };
+        let url = limited(&place, 1).await;
+        let options = Options { connections: Some(1) };
+        let ledger = Ledger::open_with(&url, options, policy).await.unwrap();
+        // Our one connection is ended, and somebody else takes its place.
+        place.count("SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename LIKE 'few%' AND datname = current_database()").await;
+        let until = tokio::time::Instant::now() + env::LIMIT;
+        let other = Place::on(Database::Postgresql, url);
+        let session = loop {
+            assert!(tokio::time::Instant::now() < until, "the connection never ended");
+            if let Ok(session) = other.try_session().await {
+                break session;
+            }
+        };
+        let verb = tokio::spawn(async move { ledger.accept(&job("a", false), "digest", 0).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!verb.is_finished());
+        drop(session);
+        assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
+    });
+}
+
+#[test]
+fn a_mariadb_that_lets_few_of_us_in_serves_all() {
+    runtime().block_on(async {
+        let place = Place::new(Database::Mariadb);
+        let ledger = Ledger::open(&limited(&place, 2).await, policy).await.unwrap();
         let verbs: Vec<_> = (0..40)
             .map(|n| {
-                let ledger = fresh.ledger.clone();
+                let ledger = ledger.clone();
                 tokio::spawn(async move { ledger.accept(&job(&format!("j{n}"), false), "digest", 0).await })
             })
             .collect();
@@ -247,20 +283,6 @@ fn a_crowded_server_is_waited_for(database: Database, setup: &[&str]) {
             assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
         }
     });
-}
-
-#[test]
-fn a_crowded_postgresql_is_waited_for() {
-    let role = format!("CREATE ROLE {{user}} LOGIN CONNECTION LIMIT 2 PASSWORD '{}'", env::databases::PASSWORD);
-    let grant = "GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}; GRANT ALL ON SCHEMA public TO {user}";
-    a_crowded_server_is_waited_for(Database::Postgresql, &[&role, grant]);
-}
-
-#[test]
-fn a_crowded_mariadb_is_waited_for() {
-    let user = format!("CREATE USER '{{user}}'@'127.0.0.1' IDENTIFIED BY '{}'", env::databases::PASSWORD);
-    let grant = "GRANT ALL ON *.* TO '{user}'@'127.0.0.1' WITH MAX_USER_CONNECTIONS 2";
-    a_crowded_server_is_waited_for(Database::Mariadb, &[&user, grant]);
 }
 
 #[test]

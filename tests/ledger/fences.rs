@@ -1,7 +1,6 @@
 //! Owners of a task: one at a time, and a deposed one writes nothing.
 
 use super::fresh::*;
-use crate::env::wait_for;
 use sendo::ledger::{Error, Fence, Ledger};
 use sqlx::Executor as _;
 use std::time::Duration;
@@ -85,14 +84,17 @@ on_each_database! {
     async fn a_kept_lease_passes_on_at_once_when_its_owner_stops(fresh: Fresh) {
         let (first, mut seen, stop) = keep(&fresh, "a");
         let fence = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        let (second, mut next, _stop) = keep(&fresh, "b");
+        let (_second, mut next, _stop) = keep(&fresh, "b");
+        if fresh.place.is_file() {
+            // One program has the file: whoever asks is that program, in its next life.
+            assert!(next.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().number() > fence.number());
+            return;
+        }
         assert!(fresh.ledger.renew_fence(&fence, LONG).await.unwrap());
         stop.send(true).unwrap();
         first.await.unwrap();
         assert!(seen.borrow().is_none(), "who stops is no owner");
         let successor = next.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         assert!(successor.number() > fence.number());
-        second.abort();
-        wait_for("the end of the second", || second.is_finished().then_some(()));
     }
 }

@@ -101,11 +101,12 @@ impl Hand {
         Ok(())
     }
 
-    /// A transaction a message, so that one which the ledger does not take harms no other.
+    /// A transaction a message, so that one which the ledger does not take harms no other. It ends at the first failure that may be the
+    /// ledger's own; that message comes last the next time.
     async fn one_by_one(&mut self, ledger: &Ledger) -> Result<(), ledger::Error> {
         let mut failure = None;
         for mut good in std::mem::take(&mut self.good) {
-            if failure.as_ref().is_some_and(|error: &ledger::Error| !error.is_answered()) {
+            if failure.is_some() {
                 self.good.push(good);
                 continue;
             }
@@ -119,12 +120,13 @@ impl Hand {
                 }
                 Err(error) => {
                     good.failed += u32::from(error.is_answered());
-                    self.good.push(good);
-                    failure = Some(error);
+                    failure = Some((good, error));
                 }
             }
         }
-        failure.map_or(Ok(()), Err)
+        let Some((good, error)) = failure else { return Ok(()) };
+        self.good.push(good);
+        Err(error)
     }
 
     fn sort(&mut self, good: Good, accepted: Accepted) {
