@@ -35,11 +35,12 @@ test: ## Run every test, with real processes, a real Embulk and real databases
 	@$(MAKE) --no-print-directory build-supervisor embulk
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) cargo test --locked --no-fail-fast
 
-bench: ## Measure the supervisor beside its peers and write docs/benchmarks.md
-	@tools/need cargo cc unshare tini dumb-init catatonit
+bench: ## Measure the supervisor beside its peers, write docs/benchmarks.md, and print what the dispatcher costs
+	@tools/need cargo cc unshare tini dumb-init catatonit sqlite3
 	@$(MAKE) --no-print-directory build-supervisor
 	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
 	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --profile dev --bench supervisor
+	cargo bench --locked --profile dev --bench dispatch
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check
