@@ -1,5 +1,6 @@
 //! Admission and launch under `sendo serve`: whose turn it is, what waits and says why, what is cancelled wherever it stands.
 
+mod batches;
 mod cancel;
 mod kills;
 mod limits;

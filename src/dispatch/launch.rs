@@ -98,9 +98,9 @@ impl Launcher {
         }
     }
 
-    /// Why nothing is launched, if the cluster is sick.
+    /// Why orders are not made, while the cluster is sick or has told some of them to come again.
     pub fn trouble(&self) -> Option<&str> {
-        if self.breaker.is_closed() { None } else { self.trouble.as_deref() }
+        if self.breaker.is_closed() && self.later.is_empty() { None } else { self.trouble.as_deref() }
     }
 
     /// When there is something to do without anybody's call.

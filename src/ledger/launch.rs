@@ -51,9 +51,11 @@ struct Queued {
 static LOCK: LazyBatch =
     LazyBatch::new(|| Batch::new("SELECT id FROM jobs WHERE id IN ({rows}) ORDER BY id{for_update}", "?", ", "));
 
+/// Those of the jobs that may be launched. Here and below the phase is wrapped, or SQLite would take an index of all that is queued for the
+/// better way to sixty-four ids.
 static QUEUED: LazyBatch = LazyBatch::new(|| {
     let text = "SELECT j.id, j.spec, j.attempt, j.memory_bytes, a.node, a.avoid_node, a.outcome FROM jobs j LEFT JOIN attempts a \
-                ON a.job_id = j.id AND a.attempt = j.attempt WHERE j.phase = 'queued' AND j.cancel_requested_ms IS NULL \
+                ON a.job_id = j.id AND a.attempt = j.attempt WHERE COALESCE(j.phase, '') = 'queued' AND j.cancel_requested_ms IS NULL \
                 AND (a.state IS NULL OR a.state = 'ended') AND j.id IN ({rows})";
     Batch::new(text, "?", ", ")
 });
@@ -81,7 +83,7 @@ static PLACES: LazyBatch = LazyBatch::new(|| {
 
 /// Jobs that are still queued for the attempt that was marked a moment ago. The supervisor may have been faster: then the job is executing
 /// already, or its attempt even over and the job queued again.
-const STILL: &str = "j.phase = 'queued' AND EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt \
+const STILL: &str = "COALESCE(j.phase, '') = 'queued' AND EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt \
                      AND a.state = 'launched') AND ({rows})";
 
 static SET_UP: LazyBatch = LazyBatch::new(|| {
