@@ -300,8 +300,8 @@ fn a_real_pod_reaches_a_server_on_the_nodes_address() {
 #[test]
 fn the_worker_image_starts_embulk_from_its_class_data_archive() {
     let node = node::real();
-    let mut pod = contained("embulk", "embulk --version");
-    let options = json!({"name": "EMBULK_JAVA_OPTS", "value": "-Xshare:on"}); // no archive, no start
+    let mut pod = contained("embulk", "test -e /opt/embulk/embulk.jsa && embulk --version");
+    let options = json!({"name": "EMBULK_JAVA_OPTS", "value": "-Xshare:on"}); // an archive that does not fit: no start
     pod["spec"]["containers"][0]["env"] = json!([options]);
     node.namespace.apply(&pod);
     let ended = node.namespace.wait_for_pod("embulk", "ended", |pod| (!terminated(pod).is_null()).then(|| pod.clone()));
