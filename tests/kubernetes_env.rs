@@ -2,7 +2,12 @@
 
 use crate::env::{
     is_alive,
-    kubernetes::{Cluster, Namespace, agent::Agent, cluster, node},
+    kubernetes::{
+        Cluster, Namespace,
+        agent::Agent,
+        cluster,
+        node::{self, Node},
+    },
     wait_for,
     wrong_ledger::{Reply, WrongLedger},
 };
@@ -295,8 +300,8 @@ fn a_real_pod_reaches_a_server_on_the_nodes_address() {
 #[test]
 fn the_worker_image_starts_embulk_from_its_class_data_archive() {
     let node = node::real();
-    let mut pod = contained("embulk", "embulk --version");
-    let options = json!({"name": "EMBULK_JAVA_OPTS", "value": "-Xshare:on"}); // no archive, no start
+    let mut pod = contained("embulk", "test -e /opt/embulk/embulk.jsa && embulk --version");
+    let options = json!({"name": "EMBULK_JAVA_OPTS", "value": "-Xshare:on"}); // an archive that does not fit: no start
     pod["spec"]["containers"][0]["env"] = json!([options]);
     node.namespace.apply(&pod);
     let ended = node.namespace.wait_for_pod("embulk", "ended", |pod| (!terminated(pod).is_null()).then(|| pod.clone()));
@@ -319,13 +324,13 @@ fn the_control_image_is_the_control_program() {
 const VICTIM: &str = "SENDO_TEST_TO_BE_KILLED";
 
 #[test]
-fn a_killed_test_run_leaves_no_process_of_its_cluster() {
+fn a_killed_test_run_leaves_nothing_of_its_cluster_and_node() {
     if let Some(folder) = std::env::var_os(VICTIM) {
         wait_to_be_killed(Path::new(&folder));
     }
     let folder = crate::env::scratch();
     let mut run = Command::new(std::env::current_exe().unwrap())
-        .args(["kubernetes_env::a_killed_test_run_leaves_no_process_of_its_cluster", "--exact"])
+        .args(["kubernetes_env::a_killed_test_run_leaves_nothing_of_its_cluster_and_node", "--exact"])
         .env(VICTIM, folder.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -337,19 +342,24 @@ fn a_killed_test_run_leaves_no_process_of_its_cluster() {
         Some(whole.split_whitespace().map(|pid| pid.parse().unwrap()).collect())
     });
     assert!(pids.iter().all(|pid| is_alive(*pid)), "{pids:?}");
+    assert!(Node::traces(run.id()).len() > 1);
     run.kill().unwrap();
     run.wait().unwrap();
     wait_for("the end of all", || pids.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    wait_for("what is left of the node to go", || Node::traces(run.id()).is_empty().then_some(()));
 }
 
 fn wait_to_be_killed(folder: &Path) -> ! {
-    let cluster = Cluster::start();
+    let cluster = cluster();
+    let node = Node::start(cluster, &[]);
+    node.namespace.apply(&pod("real", json!({}), json!({"image": node::PAUSE, "imagePullPolicy": "Never"})));
+    node.namespace.wait_for_phase("real", "Running");
     let namespace = cluster.namespace();
     let agent = Agent::start(&namespace, 1);
     namespace.apply(&pod("pod", json!({}), json!({"args": ["sleep", "1000"]})));
     let programs = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"];
     let pids = programs.map(|name| cluster.pid(name).to_string()).join(" ");
-    fs::write(folder.join("pids"), format!("{pids} {} all", agent.init("pod"))).unwrap();
+    fs::write(folder.join("pids"), format!("{pids} {} {} all", node.pid(), agent.init("pod"))).unwrap();
     loop {
         std::thread::park();
     }

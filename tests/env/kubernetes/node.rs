@@ -25,24 +25,28 @@ pub const WORKER: &str = concat!("localhost/sendo-worker:", env!("CARGO_PKG_VERS
 /// The control image.
 pub const CONTROL: &str = concat!("localhost/sendo-control:", env!("CARGO_PKG_VERSION"));
 
+/// Sleeps.
+pub const PAUSE: &str = "localhost/pause:1";
+
 /// A running one, and the namespace whose Pods it runs.
 pub struct Node {
     pub namespace: Namespace<'static>,
     pub name: String,
     /// This machine, as its Pods see it.
     pub address: String,
-    _keeper: Keeper,
+    keeper: Keeper,
 }
 
 /// The one of this run.
 pub fn real() -> &'static Node {
     static NODE: OnceLock<Option<Node>> = OnceLock::new();
-    let node = NODE.get_or_init(|| catch_unwind(|| Node::start(cluster())).ok());
+    let node = NODE.get_or_init(|| catch_unwind(|| Node::start(cluster(), &images())).ok());
     node.as_ref().expect("the node did not start; why stands with the test that wanted it first")
 }
 
 impl Node {
-    fn start(cluster: &'static Cluster) -> Self {
+    /// With these images, and [`PAUSE`].
+    pub fn start(cluster: &'static Cluster, images: &[PathBuf]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "a real kubelet needs root: run `make test` as root");
         let namespace = cluster.namespace();
         let keeper = Keeper::new();
@@ -66,7 +70,7 @@ impl Node {
         fs::write(file("kubelet.json"), kubelet(cluster, &name, &address, &cgroup, keeper.folder())).unwrap();
         let mut node = Command::new("unshare");
         node.args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child", "--"]);
-        node.arg(SCRIPT).arg(keeper.folder()).args(images());
+        node.arg(SCRIPT).arg(keeper.folder()).args(images);
         node.env("BRIDGE", &bridge).env("ADDRESS", &address).env("CGROUP", &cgroup).env("NAME", &name);
         node.env("LABELS", namespace.label()).env("KUBECONFIG", kubeconfig);
         node.env("KUBELET", cluster.programs.join("kubelet"));
@@ -81,7 +85,19 @@ impl Node {
         keeper.start("node", &node, Some(&stop));
         let is_ready = || namespace.get("node", &name).is_some_and(|node| super::namespace::is_ready(&node));
         keeper.ready("node", is_ready);
-        Self { namespace, name, address, _keeper: keeper }
+        Self { namespace, name, address, keeper }
+    }
+
+    /// The pid of what all of it runs under.
+    pub fn pid(&self) -> i32 {
+        self.keeper.pid_of("node")
+    }
+
+    /// What is in the system as long as the node of a test run is: its bridge, its control groups.
+    pub fn traces(run: u32) -> Vec<PathBuf> {
+        let groups = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|group| group.path());
+        let groups = groups.chain(["/sys/fs/cgroup".into()]).map(|group| group.join(format!("sendo-test-{run}")));
+        groups.chain([format!("/sys/class/net/sendo{run}").into()]).filter(|trace| trace.exists()).collect()
     }
 }
 
@@ -114,7 +130,7 @@ state = "{folder}/containerd/state"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/pause:1"
+  sandbox_image = "{PAUSE}"
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   restrict_oom_score_adj = true
