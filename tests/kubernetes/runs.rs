@@ -53,6 +53,11 @@ fn a_container_that_is_started_twice_runs_once() {
         let output = agent.output(&name);
         output.contains("superseded").then_some(())
     });
+    // The kubelet shows the end of the second, and that is no end of the first.
+    wait_for("a look at that", || {
+        assert_eq!(dispatcher.json(&["show", "a"])["phase"], "executing");
+        dispatcher.log().contains("its container was started twice").then_some(())
+    });
     std::fs::write(&go, "").unwrap();
     dispatcher.wait("a", "succeeded");
     assert_eq!(runs(), "x\n");
