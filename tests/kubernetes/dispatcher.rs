@@ -1,7 +1,7 @@
 //! A `sendo serve` of a test's own on a namespace of its own.
 
 use crate::env::{
-    kubernetes::{Namespace, cluster, free_port},
+    kubernetes::{Cluster, Namespace, cluster, free_port},
     scratch, sendo, stderr, stdout, wait_for,
 };
 use sendo::{cluster::kubernetes::pod_name, record::wire::AttemptId};
@@ -30,7 +30,12 @@ impl Dispatcher {
 
     /// One with more keys for its cluster, and a template.
     pub fn with(keys: &str, template: &str) -> Self {
-        let namespace = cluster().namespace();
+        Self::on(cluster(), keys, template)
+    }
+
+    /// The same on a cluster that may be broken.
+    pub fn on(cluster: &'static Cluster, keys: &str, template: &str) -> Self {
+        let namespace = cluster.namespace();
         let home = scratch();
         let (people, workers) = (free_port(), free_port());
         let kubeconfig = namespace.dispatcher();
@@ -128,11 +133,11 @@ impl Drop for Dispatcher {
         let _ = self.process.wait();
         // A namespace waits for its Pods' finalizers, and nobody is left to take them off.
         let name = self.namespace.name.as_str();
-        let pods = cluster().kubectl().args(["--namespace", name, "get", "pods", "-o", "name"]).output();
+        let pods = self.namespace.cluster.kubectl().args(["--namespace", name, "get", "pods", "-o", "name"]).output();
         for pod in pods.map(|output| stdout(&output)).unwrap_or_default().lines() {
             let words =
                 ["--namespace", name, "patch", pod, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#];
-            let _ = cluster().kubectl().args(words).output();
+            let _ = self.namespace.cluster.kubectl().args(words).output();
         }
     }
 }

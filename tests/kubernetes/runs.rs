@@ -1,7 +1,10 @@
 //! Pods that really run: the supervisor asks, is granted, reports, and the Pod goes.
 
 use super::dispatcher::{Dispatcher, attempt, pod, script};
-use crate::env::{kubernetes::agent::Agent, scratch, wait_for};
+use crate::env::{
+    kubernetes::{Cluster, agent::Agent},
+    scratch, wait_for,
+};
 use serde_json::{Value, json};
 
 #[test]
@@ -49,6 +52,11 @@ fn a_container_that_is_started_twice_runs_once() {
     wait_for("the second to be turned away", || {
         let output = agent.output(&name);
         output.contains("superseded").then_some(())
+    });
+    // The kubelet shows the end of the second, and that is no end of the first.
+    wait_for("a look at that", || {
+        assert_eq!(dispatcher.json(&["show", "a"])["phase"], "executing");
+        dispatcher.log().contains("its container was started twice").then_some(())
     });
     std::fs::write(&go, "").unwrap();
     dispatcher.wait("a", "succeeded");
@@ -138,4 +146,27 @@ fn a_dispatcher_that_is_killed_finds_its_pods_again() {
         assert_eq!(shown["attempts"].as_array().unwrap().len(), 1, "{shown:#}");
         dispatcher.wait_for_pod(id, "released", |pod| pod["metadata"]["finalizers"].is_null());
     }
+}
+
+#[test]
+fn while_the_api_server_is_away_nothing_is_decided_and_jobs_run_on() {
+    // Its own: the others' must not be broken. It goes with the test run.
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start()));
+    let dispatcher = Dispatcher::on(cluster, "watch_limit = \"5s\"", "");
+    let _agent = Agent::start(&dispatcher.namespace, 1);
+    let place = scratch();
+    let go = place.path().join("go");
+    dispatcher.submit(&script("a", &format!("while [ ! -e {} ]; do sleep 0.1; done", go.display())));
+    dispatcher.wait("a", "executing");
+    cluster.kill_api_server();
+    dispatcher.wait_for_log("cannot be seen; nothing is decided");
+    assert_eq!(dispatcher.json(&["show", "a"])["phase"], "executing");
+    // Its supervisor is known by keys that were read before.
+    std::fs::write(&go, "").unwrap();
+    dispatcher.wait("a", "succeeded");
+    dispatcher.submit(&script("b", "true"));
+    dispatcher.wait_for_log("cannot be launched now");
+    cluster.return_api_server();
+    dispatcher.wait("b", "succeeded");
+    dispatcher.wait_for_pod("a", "released", |pod| pod["metadata"]["finalizers"].is_null());
 }

@@ -163,5 +163,4 @@ fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId)
 }
 
 #[cfg(test)]
-#[path = "identity_tests.rs"]
 mod tests;

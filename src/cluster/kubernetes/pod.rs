@@ -282,5 +282,4 @@ fn verbatim(text: &str) -> Value {
 }
 
 #[cfg(test)]
-#[path = "pod_tests.rs"]
 mod tests;

@@ -157,5 +157,4 @@ pub fn gone_within(seen: &Seen, now: Millis) -> Option<Duration> {
 }
 
 #[cfg(test)]
-#[path = "status_tests.rs"]
 mod tests;
