@@ -4,6 +4,7 @@ use super::{
     Error, Fence, Ledger, Tx,
     batch::{Batch, LazyBatch},
     rows::{job, number},
+    transact::Again,
 };
 use crate::record::{
     job::Job,
@@ -107,7 +108,7 @@ impl Ledger {
     /// (cancelled, launched by somebody else) is left out. A job that does not fit is rejected, with the verdict that says why.
     ///
     /// `fence` is of the owner of admission, where there is one: [`Error::Deposed`] if that is somebody else by now. Where the answer to a
-    /// commit was lost, the next try finds live attempts and leaves them out: reconcile finds them committed, and makes their places.
+    /// commit was lost, the next try knows its attempts by the UIDs; those that have none yet are found by reconcile.
     pub async fn begin_launches(
         &self,
         launches: &[Launch],
@@ -115,7 +116,7 @@ impl Ledger {
         fence: Option<&Fence>,
         fits: Fits<'_>,
     ) -> Result<Vec<Order>, Error> {
-        self.transact(|_| self.begin_launches_once(launches, cluster, fence, fits)).await
+        self.transact(|again| self.begin_launches_once(launches, cluster, fence, fits, again)).await
     }
 
     async fn begin_launches_once(
@@ -124,6 +125,7 @@ impl Ledger {
         cluster: &str,
         fence: Option<&Fence>,
         fits: Fits<'_>,
+        again: Again,
     ) -> Result<Vec<Order>, Error> {
         let uids: HashMap<&str, &str> = launches.iter().map(|launch| (&*launch.job, &*launch.uid)).collect();
         let mut ids: Vec<&str> = uids.keys().copied().collect();
@@ -133,6 +135,7 @@ impl Ledger {
             self.check_fence(&mut tx, fence).await?;
         }
         self.lock_jobs(&mut tx, &ids).await?;
+        let done = if again == Again::MayBeDone { self.committed(&mut tx, &ids, &uids).await? } else { vec![] };
         let mut orders = Vec::new();
         for (statement, ids) in QUEUED.pieces(&ids) {
             let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
@@ -171,7 +174,7 @@ impl Ledger {
             let Queued { id, uid, job, avoid_node, .. } = queued;
             Order { id, uid, job, avoid_node }
         };
-        Ok(fitting.into_iter().map(order).collect())
+        Ok(done.into_iter().chain(fitting.into_iter().map(order)).collect())
     }
 
     /// Commits the next attempt of one queued job; `None` if the job is no longer to be launched.

@@ -1,7 +1,7 @@
 //! Attempts that may be alive, and those whose place is still to be released.
 
 use super::{
-    Error, Ledger,
+    Error, Ledger, Tx,
     batch::{Batch, LazyBatch},
     launch::Order,
     rows::{job, number, phase},
@@ -9,6 +9,7 @@ use super::{
 use crate::record::{Millis, phase::Phase, quantity::Bytes, wire::AttemptId};
 use futures::TryStreamExt as _;
 use sqlx::{Row as _, any::AnyRow};
+use std::collections::HashMap;
 
 /// An attempt that has not ended, as far as the ledger knows.
 #[derive(Debug, Clone)]
@@ -82,6 +83,24 @@ impl Ledger {
                          AND state IN ('launching', 'launched') AND granted_at_ms IS NULL";
         let row = self.sql(statement).bind(cluster.to_owned()).fetch_one(&self.pool).await?;
         Ok(usize::try_from(row.try_get::<i64, _>("n")?).unwrap_or_default())
+    }
+
+    /// Of these jobs, each with the UID that its launch chose, those whose attempt is committed to be launched under it.
+    pub(super) async fn committed(
+        &self,
+        tx: &mut Tx,
+        ids: &[&str],
+        uids: &HashMap<&str, &str>,
+    ) -> Result<Vec<Order>, Error> {
+        let mut orders = Vec::new();
+        for (statement, ids) in LIVE.pieces(ids) {
+            let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
+            let live = readable(&query.fetch_all(&mut **tx).await?, live_attempt).into_iter();
+            let chosen =
+                |order: &Order| uids.get(&*order.id.job).is_some_and(|uid| !uid.is_empty() && *uid == order.uid);
+            orders.extend(live.filter(|live| live.launching).map(|live| live.order).filter(chosen));
+        }
+        Ok(orders)
     }
 
     /// Those of the attempts on the cluster that have not ended, as they stand now.

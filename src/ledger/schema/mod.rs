@@ -44,14 +44,14 @@ const STEPS: [(&str, &str); 29] = steps!(
     "0019_attempts_readings",
     "0020_attempts_by_readings",
     "0021_heartbeats_5m",
-    "0041_jobs_waiting",
-    "0042_jobs_by_cancel",
-    "0043_attempts_open",
-    "0044_jobs_memory",
-    "0045_attempts_memory",
-    "0046_attempts_node",
-    "0047_attempts_avoid_node",
-    "0048_pauses",
+    "0022_jobs_waiting",
+    "0023_jobs_by_cancel",
+    "0024_attempts_open",
+    "0025_jobs_memory",
+    "0026_attempts_memory",
+    "0027_attempts_node",
+    "0028_attempts_avoid_node",
+    "0029_pauses",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.
