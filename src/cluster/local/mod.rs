@@ -217,7 +217,7 @@ impl Local {
         let Some(_held) = lock(&file)? else { return Ok(alive()) };
         let Some(identity) = Identity::read(&file)? else { return Ok(Observation::Absent) };
         // What still carries its mark is not over; it is killed here, and looked at again.
-        if identity.is_alive()? || process::kill_marked(&mark(&order.uid))? {
+        if identity.is_alive()? || process::kill_marked(&mark(&order.uid), identity.pid)? {
             return Ok(alive());
         }
         let exit = match self.exits().get(&order.id) {

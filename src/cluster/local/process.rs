@@ -18,6 +18,8 @@ pub struct Identity {
 /// The fields of `/proc/PID/stat` that matter here.
 struct Stat {
     state: String,
+    /// Field 6: of the supervisor's own, made at its start.
+    session: i32,
     start_time: u64,
 }
 
@@ -67,18 +69,20 @@ impl Identity {
 /// Kills every process that carries the mark in its environment; says whether any was there.
 ///
 /// The transfer itself dies with its supervisor (PR_SET_PDEATHSIG); its children may be left, in whatever group or session. The
-/// environment is what a process inherits from its first instruction on, and a mark is never used twice.
-pub fn kill_marked(mark: &str) -> anyhow::Result<bool> {
+/// environment is what a process inherits from its first instruction on, and a mark is never used twice. A process that the kernel is
+/// taking down has lost its environment and may still hold its connections: it is known by the supervisor's session.
+pub fn kill_marked(mark: &str, session: i32) -> anyhow::Result<bool> {
     let mut found = false;
     for entry in fs::read_dir("/proc").context("list processes")? {
         let name = entry.context("list processes")?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // Gone, or another user's.
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if !environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+        // None, by an error or by emptiness: gone, on its way, or another user's.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let marked = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
+        if !marked && !environment.is_empty() {
             continue;
         }
-        if let Some(stat) = stat(pid).filter(|stat| stat.state != "Z") {
+        if let Some(stat) = stat(pid).filter(|stat| stat.state != "Z" && (marked || stat.session == session)) {
             found = true;
             Identity { boot_id: boot_id()?, pid, start_time: stat.start_time }.signal(libc::SIGKILL)?;
         }
@@ -99,7 +103,8 @@ fn parse(stat: &str) -> Option<Stat> {
     // The name stands in brackets and may hold anything; the fields behind it begin with number 3.
     let (_, behind_name) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = behind_name.split_whitespace().collect();
-    Some(Stat { state: (*fields.first()?).to_owned(), start_time: fields.get(19)?.parse().ok()? })
+    let (session, start_time) = (fields.get(3)?.parse().ok()?, fields.get(19)?.parse().ok()?);
+    Some(Stat { state: (*fields.first()?).to_owned(), session, start_time })
 }
 
 /// Has the command's process [introduce] itself through the lock file's descriptor.
@@ -137,7 +142,7 @@ mod tests {
     fn reads_a_stat_line_with_a_hostile_name() {
         let line = "42 (a) S 1 2 3) R 7 42 41 0 -1 4194304 0 0 0 0 1 2 0 0 20 0 1 0 98765 0 0";
         let stat = parse(line).unwrap();
-        assert_eq!((stat.state.as_str(), stat.start_time), ("R", 98765));
+        assert_eq!((stat.state.as_str(), stat.session, stat.start_time), ("R", 41, 98765));
     }
 
     #[test]
