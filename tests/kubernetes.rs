@@ -7,4 +7,5 @@ mod ends;
 mod identity;
 mod launches;
 mod pending;
+mod replicas;
 mod runs;

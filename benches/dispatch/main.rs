@@ -10,7 +10,7 @@ use meter::Meter;
 use sendo::{
     cluster::{Cluster, key::Key},
     dispatch::{Dispatcher, Rules, admit::Limits, bell::Bell, caps::Caps, retry, wait::Waits},
-    ledger::{Ledger, statements},
+    ledger::{Fence, Ledger, statements},
     record::job::Job,
 };
 use std::{
@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tables::{multiply, sqlite};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 const LIVE: u32 = 50_000;
 const WAITING: u32 = 250_000;
@@ -49,15 +49,16 @@ async fn ledger(folder: &Path) -> Ledger {
 }
 
 /// A dispatcher at work, until what it gives back is dropped or sent.
-fn start(ledger: &Ledger, folder: &Path, cluster: &Arc<AtOnce>) -> (watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+fn start(ledger: &Ledger, folder: &Path, cluster: &Arc<AtOnce>) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let key = Arc::new(Key::load_or_create(&folder.join("key")).expect("make a key"));
     let limits = Limits { max_running: usize::MAX, ..Limits::default() };
     let rules = Rules { limits, caps: Caps::default() };
     let cluster: Arc<dyn Cluster> = Arc::<AtOnce>::clone(cluster);
     let dispatcher =
         Dispatcher::new(ledger.clone(), cluster, key, rules, Arc::new(Bell::default()), Arc::new(Waits::default()));
-    let (stop, shutdown) = watch::channel(false);
-    (stop, tokio::spawn(dispatcher.run(shutdown)))
+    let stop = CancellationToken::new();
+    let shutdown = stop.clone();
+    (stop, tokio::spawn(async move { dispatcher.run("a bench", shutdown).await }))
 }
 
 /// Jobs that wait, until each has its place and the ledger says so.
@@ -83,7 +84,7 @@ async fn flood(jobs: u32) {
         each(cpu.as_secs_f64() * 1e3),
         f64::from(jobs) / took.as_secs_f64()
     );
-    stop.send(true).unwrap();
+    stop.cancel();
     ended.await.unwrap();
 }
 
@@ -91,7 +92,7 @@ async fn flood(jobs: u32) {
 async fn passes() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(folder.path()).await;
-    let order = ledger.begin_launch("first", "at-once", "u".into()).await.unwrap().unwrap();
+    let order = ledger.begin_launch(&owner(&ledger).await, "first", "at-once", "u".into()).await.unwrap().unwrap();
     ledger.launched(&order.id, "u").await.unwrap();
     multiply(folder.path(), "jobs", "id", LIVE - 1);
     multiply(folder.path(), "attempts", "job_id", LIVE - 1);
@@ -111,7 +112,7 @@ async fn passes() {
         each(as_f64(cluster.calls.load(Ordering::Relaxed) - called)),
         each(cpu.as_secs_f64() * 1e3)
     );
-    stop.send(true).unwrap();
+    stop.cancel();
     ended.await.unwrap();
 }
 
@@ -137,4 +138,10 @@ async fn queue() {
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn as_f64(value: u64) -> f64 {
     value as f64
+}
+
+/// Leave to launch.
+async fn owner(ledger: &Ledger) -> Fence {
+    let fence = ledger.acquire_lease("dispatch", "a bench", Duration::ZERO).await.expect("asked");
+    fence.expect("nobody else launches here")
 }

@@ -9,7 +9,7 @@ mod env;
 
 use env::ledgers::{Database, Place};
 use sendo::{
-    ledger::{Budget, Ledger, NextStep, RetryCase, Terms, now},
+    ledger::{Budget, Fence, Ledger, NextStep, RetryCase, Terms, now},
     record::{
         job::Job,
         usage::Usage,
@@ -98,7 +98,11 @@ async fn measure(database: Database) -> String {
 async fn executing(ledger: &Ledger, id: &str) -> AttemptId {
     let job: Job = serde_json::from_str(&format!(r#"{{"version":1,"id":"{id}","command":["true"]}}"#)).expect("a job");
     ledger.accept(&job, "digest", 0).await.expect("taken");
-    let order = ledger.begin_launch(id, "here", format!("uid {id}")).await.expect("launched").expect("an order");
+    let order = ledger
+        .begin_launch(&owner(ledger).await, id, "here", format!("uid {id}"))
+        .await
+        .expect("launched")
+        .expect("an order");
     let request = GrantRequest { id: order.id.clone(), nonce: NONCE.into() };
     let terms = Terms { report_every_ms: 1000, lease: Duration::from_secs(60) };
     ledger.grant(&request, &order.uid, "00".into(), terms).await.expect("granted");
@@ -150,4 +154,10 @@ fn write(section: &str) {
     pieces.retain(|piece| piece.lines().next() != Some(title));
     let kept = pieces.join("\n## ");
     fs::write(&file, format!("{}\n\n{section}", kept.trim_end())).expect("write docs/benchmarks.md");
+}
+
+/// Leave to launch.
+async fn owner(ledger: &Ledger) -> Fence {
+    let fence = ledger.acquire_lease("dispatch", "a bench", Duration::ZERO).await.expect("asked");
+    fence.expect("nobody else launches here")
 }

@@ -38,6 +38,11 @@ impl Bell {
         self.notify.notified().await;
     }
 
+    /// Takes what is marked away: nobody here looks at it.
+    pub fn clear(&self) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Takes at most `most` marks; what is left rings again.
     pub fn take(&self, most: usize) -> Vec<AttemptId> {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use super::{
     roster::{Counts, Roster},
 };
 use crate::{
-    ledger::{self, Launch, Running, Standing, Waiting},
+    ledger::{self, Fence, Launch, Running, Standing, Waiting},
     record::{Millis, wire::AttemptId},
 };
 use std::{
@@ -37,8 +37,11 @@ const HEADS: usize = 64;
 const PAGES: usize = 16;
 
 /// What the dispatcher's task keeps from pass to pass: nothing that the ledger does not know better.
-#[derive(Default)]
 pub struct Desk {
+    /// By which we own the cluster.
+    pub fence: Fence,
+    /// How often others had rung when we last looked.
+    pub rung: i64,
     pub launcher: Launcher,
     roster: Roster,
     renewed: Option<Instant>,
@@ -49,7 +52,30 @@ pub struct Desk {
     hands: HashMap<(i32, String), Standing>,
 }
 
+impl Desk {
+    pub fn new(fence: Fence) -> Self {
+        Self {
+            fence,
+            rung: 0,
+            launcher: Launcher::default(),
+            roster: Roster::default(),
+            renewed: None,
+            fair: Fair::default(),
+            ended_after: String::new(),
+            hands: HashMap::new(),
+        }
+    }
+}
+
 impl Dispatcher {
+    /// Says why jobs wait, by what the ledger shows of another's work.
+    pub(super) async fn look_on(&self) -> Result<(), ledger::Error> {
+        let mut roster = Roster::default();
+        roster.renew(self.ledger.running().await?);
+        self.waits.look(&self.limits, roster.counts(), self.cluster.name(), None);
+        Ok(())
+    }
+
     pub(super) async fn pass(&self, desk: &mut Desk, is_tick: bool) -> Result<(), ledger::Error> {
         if desk.renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
             self.renew(desk).await?;
@@ -209,7 +235,7 @@ impl Dispatcher {
         let launch = |job: &String| Launch { job: job.clone(), uid: self.cluster.choose_uid() };
         let launches: Vec<Launch> = jobs.keys().map(launch).collect();
         let cluster = self.cluster.name();
-        for order in self.ledger.begin_launches(&launches, cluster, None, &|job| self.caps.check(job)).await? {
+        for order in self.ledger.begin_launches(&desk.fence, &launches, cluster, &|job| self.caps.check(job)).await? {
             if let Some(job) = jobs.get(&order.id.job) {
                 desk.roster.add(Running {
                     id: order.id.clone(),

@@ -77,13 +77,20 @@ impl Waits {
             return Some(format!("definition {} is incremental and runs one job at a time", job.definition));
         }
         if seen.definitions.contains(&definition) {
-            return Some(format!("definition {} has reached its limit", job.definition));
+            return Some(at_limit("definition", job.definition));
         }
         if seen.tenants.contains(job.tenant) {
-            return Some(format!("tenant {} has reached its limit", job.tenant));
+            return Some(at_limit("tenant", job.tenant));
         }
         trouble().or_else(|| seen.is_full.then(|| "as many run as may".into()))
     }
+}
+
+fn at_limit(kind: &str, name: &str) -> String {
+    if name.is_empty() {
+        return format!("jobs without a {kind} have reached their limit");
+    }
+    format!("{kind} {name} has reached its limit")
 }
 
 fn is_of(pause: &Pause, job: Asked<'_>) -> bool {

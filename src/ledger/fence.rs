@@ -8,6 +8,7 @@ use super::{Error, Ledger, Tx, transact::Again};
 use sqlx::Row as _;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How long an owner that has died keeps others out. A successor looks each third of it, and so takes over within 15 s of a crash.
 const SPAN: Duration = Duration::from_secs(9);
@@ -39,7 +40,7 @@ impl Ledger {
 
     async fn acquire_once(&self, name: &str, holder: &str, span: Duration) -> Result<Option<Fence>, Error> {
         let mut tx = self.begin().await?;
-        let statement = "{insert} INTO leases (name, holder, fence, until_ms) VALUES (?, '', 0, 0) {once}";
+        let statement = "{insert} INTO leases (name, holder, fence, until_ms, rung) VALUES (?, '', 0, 0, 0) {once}";
         self.sql(statement).bind(name.to_owned()).execute(&mut *tx).await?;
         let statement = "UPDATE leases SET fence = CASE WHEN holder = ? THEN fence ELSE fence + 1 END, until_ms = {clock} + ? \
                          WHERE name = ? AND (holder = ? OR until_ms <= {clock})";
@@ -89,6 +90,27 @@ impl Ledger {
         }
     }
 
+    /// Tells the owner of the task `name`, whoever that is, that something has happened.
+    pub async fn ring(&self, name: &str) -> Result<(), Error> {
+        let ring = async |_: Again| {
+            let query = self.sql("UPDATE leases SET rung = rung + 1 WHERE name = ?").bind(name.to_owned());
+            query.execute(&self.pool).await?;
+            Ok(())
+        };
+        self.transact(ring).await
+    }
+
+    /// How often the owner has been rung for.
+    pub async fn rung(&self, fence: &Fence) -> Result<i64, Error> {
+        let query = self.sql("SELECT rung FROM leases WHERE name = ?").bind(fence.name.clone());
+        Ok(query.fetch_one(&self.pool).await?.try_get("rung")?)
+    }
+
+    /// Whether other control programs may share the ledger.
+    pub fn is_shared(&self) -> bool {
+        self.dialect.is_server()
+    }
+
     /// Owns the task `name` whenever it can, until `shutdown`: `owner` shows the fence, and `None` while we are not sure to be the owner. A clean stop
     /// gives the lease up at once. On SQLite the one control program has the file's lock, and its leases need no renewal.
     pub async fn keep_lease(
@@ -96,9 +118,9 @@ impl Ledger {
         name: &str,
         holder: &str,
         owner: watch::Sender<Option<Fence>>,
-        mut shutdown: watch::Receiver<bool>,
+        shutdown: CancellationToken,
     ) {
-        let is_shared = self.dialect.is_server();
+        let is_shared = self.is_shared();
         let span = if is_shared { SPAN } else { Duration::ZERO };
         let mut kept: Option<(Fence, Instant)> = None;
         loop {
@@ -113,7 +135,7 @@ impl Ledger {
             });
             let renewed = tokio::select! {
                 renewed = renewed => Some(renewed),
-                _ = shutdown.wait_for(|stop| *stop) => None,
+                () = shutdown.cancelled() => None,
             };
             let mut pause = SPAN / 3;
             match renewed {
@@ -139,7 +161,7 @@ impl Ledger {
             });
             tokio::select! {
                 () = tokio::time::sleep(pause), if is_shared || kept.is_none() => {}
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = shutdown.cancelled() => break,
             }
         }
         owner.send_replace(None);

@@ -107,23 +107,23 @@ impl Ledger {
     /// Commits the next attempts of queued jobs in one transaction, each looked at again under its lock: what is no longer to be launched
     /// (cancelled, launched by somebody else) is left out. A job that does not fit is rejected, with the verdict that says why.
     ///
-    /// `fence` is of the owner of admission, where there is one: [`Error::Deposed`] if that is somebody else by now. Where the answer to a
+    /// `fence` is of whoever launches on the cluster: [`Error::Deposed`] if that is somebody else by now. Where the answer to a
     /// commit was lost, the next try knows its attempts by the UIDs; those that have none yet are found by reconcile.
     pub async fn begin_launches(
         &self,
+        fence: &Fence,
         launches: &[Launch],
         cluster: &str,
-        fence: Option<&Fence>,
         fits: Fits<'_>,
     ) -> Result<Vec<Order>, Error> {
-        self.transact(|again| self.begin_launches_once(launches, cluster, fence, fits, again)).await
+        self.transact(|again| self.begin_launches_once(fence, launches, cluster, fits, again)).await
     }
 
     async fn begin_launches_once(
         &self,
+        fence: &Fence,
         launches: &[Launch],
         cluster: &str,
-        fence: Option<&Fence>,
         fits: Fits<'_>,
         again: Again,
     ) -> Result<Vec<Order>, Error> {
@@ -131,9 +131,7 @@ impl Ledger {
         let mut ids: Vec<&str> = uids.keys().copied().collect();
         ids.sort_unstable();
         let mut tx = self.begin().await?;
-        if let Some(fence) = fence {
-            self.check_fence(&mut tx, fence).await?;
-        }
+        self.check_fence(&mut tx, fence).await?;
         self.lock_jobs(&mut tx, &ids).await?;
         let done = if again == Again::MayBeDone { self.committed(&mut tx, &ids, &uids).await? } else { vec![] };
         let mut orders = Vec::new();
@@ -178,13 +176,7 @@ impl Ledger {
     }
 
     /// Commits the next attempt of one queued job; `None` if the job is no longer to be launched.
-    pub async fn begin_launch(&self, job: &str, cluster: &str, uid: String) -> Result<Option<Order>, Error> {
-        let launch = Launch { job: job.to_owned(), uid };
-        Ok(self.begin_launches(&[launch], cluster, None, &|_| Ok(())).await?.pop())
-    }
-
-    /// The same by the owner of a task: [`Error::Deposed`] if that is somebody else by now.
-    pub async fn begin_launch_as(
+    pub async fn begin_launch(
         &self,
         fence: &Fence,
         job: &str,
@@ -192,7 +184,7 @@ impl Ledger {
         uid: String,
     ) -> Result<Option<Order>, Error> {
         let launch = Launch { job: job.to_owned(), uid };
-        Ok(self.begin_launches(&[launch], cluster, Some(fence), &|_| Ok(())).await?.pop())
+        Ok(self.begin_launches(fence, &[launch], cluster, &|_| Ok(())).await?.pop())
     }
 
     /// The attempts' places exist, each with the UID that it brought along, if it was not ours to choose. A UID is bound once.

@@ -27,11 +27,8 @@ use anyhow::Context as _;
 use axum::Router;
 use settings::Settings;
 use std::{fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 /// Requests under way may take so long at the end.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -104,13 +101,13 @@ impl Ready {
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
         let queues = intake::sqs::Intake::open(&settings.queue).await?;
         let service = Arc::new(Service { ledger, key, cluster, wake, terms, waits });
-        let holder = uuid::Uuid::new_v4().to_string();
+        let holder = holder();
         let retention = settings.retention.clone();
         Ok(Self { service, dispatcher, queues, listener, worker_listener, _locks: locks, holder, retention, address })
     }
 
     /// Serves until `shutdown` says so. Running transfers are left running.
-    pub async fn run(self, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let door = intake::http::Door { ledger: self.service.ledger.clone(), wake: Arc::clone(&self.service.wake) };
         let people = api::routes()
             .merge(pauses::routes())
@@ -122,10 +119,10 @@ impl Ready {
         };
         let people = guard::loopback_only(guard::problems(people));
         let mut stages = JoinSet::new();
-        let dispatcher = self.dispatcher;
+        let (dispatcher, holder) = (self.dispatcher, self.holder.clone());
         let until = shutdown.clone();
         stages.spawn(async move {
-            dispatcher.run(until).await;
+            dispatcher.run(&holder, until).await;
             Ok(())
         });
         let (ledger, wake) = (self.service.ledger.clone(), Arc::clone(&self.service.wake));
@@ -142,14 +139,14 @@ impl Ready {
         let all = async {
             while let Some(ended) = stages.join_next().await {
                 ended.context("a stage of the program broke down")??;
-                anyhow::ensure!(*shutdown.borrow(), "a stage of the program ended by itself");
+                anyhow::ensure!(shutdown.is_cancelled(), "a stage of the program ended by itself");
             }
             self.service.ledger.close().await;
             Ok(())
         };
         // At the end nobody waits for ever: what is under way is committed, or is found again at the next start.
         let late = async {
-            stopped(shutdown.clone()).await;
+            shutdown.cancelled().await;
             tokio::time::sleep(2 * LAST_REQUESTS).await;
         };
         tokio::select! {
@@ -159,16 +156,18 @@ impl Ready {
     }
 }
 
-/// Waits until we are to stop.
-async fn stopped(mut shutdown: watch::Receiver<bool>) {
-    // An error means that the sender is gone: that is a shutdown too.
-    let _ = shutdown.wait_for(|stop| *stop).await;
+/// Says who owns a task, to a person who reads the ledger, and is never the same twice.
+fn holder() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // The ledger has room for 128 characters.
+    let host: String = host.trim().chars().take(64).collect();
+    format!("{host} {} {}", std::process::id(), uuid::Uuid::new_v4())
 }
 
-async fn serve(listener: TcpListener, routes: Router, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(stopped(shutdown.clone()));
+async fn serve(listener: TcpListener, routes: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let late = async {
-        stopped(shutdown).await;
+        shutdown.cancelled().await;
         tokio::time::sleep(LAST_REQUESTS).await;
     };
     tokio::select! {

@@ -4,6 +4,7 @@ use super::settings::Retention;
 use crate::ledger::{self, Ledger};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Between two looks, where nothing is left to do.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -12,7 +13,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 const SLICE: u32 = 100;
 
 /// Works until `shutdown`, whenever we are the owner.
-pub async fn run(ledger: Ledger, holder: String, settings: Retention, mut shutdown: watch::Receiver<bool>) {
+pub async fn run(ledger: Ledger, holder: String, settings: Retention, shutdown: CancellationToken) {
     let (owner, mut fence) = watch::channel(None);
     let keeping = ledger.keep_lease("retention", &holder, owner, shutdown.clone());
     let working = async {
@@ -28,7 +29,7 @@ pub async fn run(ledger: Ledger, holder: String, settings: Retention, mut shutdo
             let pause = if done == 0 { PAUSE } else { Duration::ZERO };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                () = shutdown.cancelled() => return,
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Many launches in one transaction, on a real ledger: each as if it were alone.
 
-use crate::env;
+use crate::env::{self, ledgers::owner};
 use sendo::{
     dispatch::retry,
     ledger::{AttemptEnd, Launch, Ledger, now},
@@ -42,15 +42,18 @@ async fn what_is_no_longer_to_be_launched_is_left_out_and_each_other_gets_its_ow
     let folder = env::scratch();
     let ledger = ledger(&folder).await;
     ledger.cancel("j3", "enough").await.unwrap();
-    assert!(ledger.begin_launch("j5", "here", "other".into()).await.unwrap().is_some());
+    assert!(ledger.begin_launch(&owner(&ledger).await, "j5", "here", "other".into()).await.unwrap().is_some());
     let launch = |number| Launch { job: format!("j{number}"), uid: String::new() };
     let all: Vec<Launch> = (0..JOBS).map(launch).collect();
     let refuse = |job: &Job| if job.id == "j7" { Err(killed().ending.verdict) } else { Ok(()) };
-    let orders = ledger.begin_launches(&all, "here", None, &refuse).await.unwrap();
+    let orders = ledger.begin_launches(&owner(&ledger).await, &all, "here", &refuse).await.unwrap();
     assert_eq!(orders.len(), JOBS - 3, "cancelled, launched by somebody else, rejected");
     assert!(orders.iter().all(|order| order.id.attempt == 1 && !["j3", "j5", "j7"].contains(&&*order.id.job)));
     assert_eq!(ledger.job("j7").await.unwrap().summary.phase, "rejected");
-    assert!(ledger.begin_launches(&all, "here", None, &refuse).await.unwrap().is_empty(), "said twice, done once");
+    assert!(
+        ledger.begin_launches(&owner(&ledger).await, &all, "here", &refuse).await.unwrap().is_empty(),
+        "said twice, done once"
+    );
     // One ends before anybody has said that its place exists: it stays queued for its next attempt.
     ledger.end_attempt(&orders[0].id, killed()).await.unwrap();
     let places: Vec<_> = orders.iter().map(|order| (order.id.clone(), Some(format!("uid-{}", order.id.job)))).collect();
@@ -77,12 +80,12 @@ async fn what_is_no_longer_to_be_launched_is_left_out_and_each_other_gets_its_ow
 async fn a_node_that_killed_an_attempt_is_named_to_the_next() {
     let folder = env::scratch();
     let ledger = ledger(&folder).await;
-    let first = ledger.begin_launch("j0", "here", "u".into()).await.unwrap().unwrap();
+    let first = ledger.begin_launch(&owner(&ledger).await, "j0", "here", "u".into()).await.unwrap().unwrap();
     assert_eq!(first.avoid_node, None);
     ledger.launched(&first.id, "").await.unwrap();
     ledger.on_node(&first.id, "node-7").await.unwrap();
     ledger.end_attempt(&first.id, killed()).await.unwrap();
-    let again = ledger.begin_launch("j0", "here", "v".into()).await.unwrap().unwrap();
+    let again = ledger.begin_launch(&owner(&ledger).await, "j0", "here", "v".into()).await.unwrap().unwrap();
     assert_eq!((again.id.attempt, again.avoid_node.as_deref()), (2, Some("node-7")));
     let live = ledger.live_attempt(&again.id).await.unwrap().unwrap();
     assert_eq!(live.order.avoid_node.as_deref(), Some("node-7"), "and to whoever finds the order after a restart");

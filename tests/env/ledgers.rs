@@ -1,12 +1,16 @@
 //! Databases for ledgers: a file, or one of its own on the servers of this run.
 
 use super::databases::{PASSWORD, Server, USER, databases};
+use sendo::ledger::{Fence, Ledger};
 use serde_json::Value;
 use sqlx::{
     AnyConnection, Column as _, Connection as _, Executor as _, Row as _,
     any::{AnyRow, AnyTypeInfoKind},
 };
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 use tempfile::TempDir;
 
 /// What the ledger speaks.
@@ -103,4 +107,10 @@ impl Place {
     pub async fn try_count(&self, sql: &str) -> sqlx::Result<i64> {
         self.session().await.fetch_one(sqlx::AssertSqlSafe(sql.to_owned())).await?.try_get(0)
     }
+}
+
+/// Leave to launch, as the one control program has it.
+pub async fn owner(ledger: &Ledger) -> Fence {
+    let fence = ledger.acquire_lease("dispatch", "a test", Duration::from_secs(3600)).await.unwrap();
+    fence.expect("nobody else launches here")
 }

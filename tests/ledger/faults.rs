@@ -38,8 +38,9 @@ fn a_lost_commit_is_resolved(database: Database, at: At) {
         cut.arm(at);
         let accepted = ledger.accept(&job("a", false), "digest", 0).await.unwrap();
         assert_eq!(accepted, if at == At::Answer { Accepted::Known } else { Accepted::New });
+        let owner = owner(ledger).await;
         cut.arm(at);
-        let order = ledger.begin_launch("a", "here", "first".into()).await.unwrap().expect("it is ours");
+        let order = ledger.begin_launch(&owner, "a", "here", "first".into()).await.unwrap().expect("it is ours");
         assert_eq!((order.id.attempt, order.uid.as_str()), (1, "first"));
         cut.arm(at);
         ledger.launched(&order.id, "uid").await.unwrap();

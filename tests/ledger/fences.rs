@@ -5,6 +5,7 @@ use sendo::ledger::{Error, Fence, Ledger};
 use sqlx::Executor as _;
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -13,8 +14,9 @@ async fn acquire(ledger: &Ledger, holder: &str, span: Duration) -> Option<Fence>
 }
 
 /// Somebody who owns the task whenever it can; what it believes; and its stop.
-fn keep(fresh: &Fresh, holder: &'static str) -> (JoinHandle<()>, watch::Receiver<Option<Fence>>, watch::Sender<bool>) {
-    let (ledger, (owner, seen), (stop, shutdown)) = (fresh.ledger.clone(), watch::channel(None), watch::channel(false));
+fn keep(fresh: &Fresh, holder: &'static str) -> (JoinHandle<()>, watch::Receiver<Option<Fence>>, CancellationToken) {
+    let (ledger, (owner, seen), stop) = (fresh.ledger.clone(), watch::channel(None), CancellationToken::new());
+    let shutdown = stop.clone();
     let task = tokio::spawn(async move { ledger.keep_lease("admission", holder, owner, shutdown).await });
     (task, seen, stop)
 }
@@ -39,10 +41,10 @@ on_each_database! {
         fresh.ledger.accept(&job("a", false), "digest", 0).await.unwrap();
         let asleep = acquire(&fresh.ledger, "a", Duration::ZERO).await.unwrap();
         let owner = acquire(&fresh.ledger, "b", LONG).await.unwrap();
-        let refused = fresh.ledger.begin_launch_as(&asleep, "a", "here", "uid".into()).await;
+        let refused = fresh.ledger.begin_launch(&asleep, "a", "here", "uid".into()).await;
         assert!(matches!(refused, Err(Error::Deposed(task)) if task == "admission"));
         assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 0);
-        assert!(fresh.ledger.begin_launch_as(&owner, "a", "here", "uid".into()).await.unwrap().is_some());
+        assert!(fresh.ledger.begin_launch(&owner, "a", "here", "uid".into()).await.unwrap().is_some());
     }
 
     async fn of_many_that_ask_at_once_one_owns(fresh: Fresh) {
@@ -58,16 +60,16 @@ on_each_database! {
     }
 
     async fn a_crashed_owner_is_followed_by_another(fresh: Fresh) {
-        let (first, mut seen, _stop) = keep(&fresh, "a");
+        let (first, mut seen, _) = keep(&fresh, "a");
         let fence = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        let (_second, mut next, _stop) = keep(&fresh, "b");
+        let (_second, mut next, _) = keep(&fresh, "b");
         first.abort();
         let successor = next.wait_for(Option::is_some).await.unwrap().clone().unwrap();
         assert!(successor.number() > fence.number());
     }
 
     async fn an_owner_that_cannot_renew_does_not_believe_itself_the_owner(fresh: Fresh) {
-        let (_task, mut seen, _stop) = keep(&fresh, "a");
+        let (_task, mut seen, _) = keep(&fresh, "a");
         seen.wait_for(Option::is_some).await.unwrap();
         if fresh.place.is_file() {
             // One program has the file: there is nobody to lose it to, and nothing to renew.
@@ -84,14 +86,14 @@ on_each_database! {
     async fn a_kept_lease_passes_on_at_once_when_its_owner_stops(fresh: Fresh) {
         let (first, mut seen, stop) = keep(&fresh, "a");
         let fence = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-        let (_second, mut next, _stop) = keep(&fresh, "b");
+        let (_second, mut next, _) = keep(&fresh, "b");
         if fresh.place.is_file() {
             // One program has the file: whoever asks is that program, in its next life.
             assert!(next.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().number() > fence.number());
             return;
         }
         assert!(fresh.ledger.renew_fence(&fence, LONG).await.unwrap());
-        stop.send(true).unwrap();
+        stop.cancel();
         first.await.unwrap();
         assert!(seen.borrow().is_none(), "who stops is no owner");
         let successor = next.wait_for(Option::is_some).await.unwrap().clone().unwrap();

@@ -1,5 +1,6 @@
 //! A ledger of a test's own, and what supervisors and people ask of it.
 
+pub use crate::env::ledgers::owner;
 use crate::env::ledgers::{Database, Place};
 use sendo::{
     ledger::{AttemptEnd, Budget, Ledger, NextStep, RetryCase, Terms, now},
@@ -117,8 +118,12 @@ impl Fresh {
     }
 
     pub async fn next_attempt(&self, id: &str) -> AttemptId {
-        let order =
-            self.ledger.begin_launch(id, "here", "uid".into()).await.unwrap().expect("the job is to be launched");
+        let order = self
+            .ledger
+            .begin_launch(&owner(&self.ledger).await, id, "here", "uid".into())
+            .await
+            .unwrap()
+            .expect("the job is to be launched");
         self.ledger.launched(&order.id, "uid").await.unwrap();
         order.id
     }

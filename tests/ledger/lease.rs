@@ -100,7 +100,7 @@ on_each_database! {
         fresh.append(&id, "n", vec![phase(1, Phase::Executing)]).await;
         assert!(!fresh.ended_by_lease(&id).await);
         assert_eq!(fresh.phase("a").await, "executing");
-        assert!(fresh.ledger.begin_launch("a", "here", "uid".into()).await.unwrap().is_none());
+        assert!(fresh.ledger.begin_launch(&owner(&fresh.ledger).await, "a", "here", "uid".into()).await.unwrap().is_none());
         // The control: a patient attempt is never ended so.
         let patient = fresh.launched(&job("b", false)).await;
         fresh.grant_on(&patient, "n", OVER).await;

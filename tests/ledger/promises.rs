@@ -107,7 +107,7 @@ on_each_database! {
 
     async fn a_retry_that_overtook_its_launch_stays_in_the_queue(fresh: Fresh) {
         fresh.ledger.accept(&job("a", false), "digest", 0).await.unwrap();
-        let order = fresh.ledger.begin_launch("a", "here", "uid".into()).await.unwrap().unwrap();
+        let order = fresh.ledger.begin_launch(&owner(&fresh.ledger).await, "a", "here", "uid".into()).await.unwrap().unwrap();
         fresh.grant(&order.id, "n").await;
         fresh.append(&order.id, "n", vec![phase(1, Phase::Executing), end(2, Outcome::Killed { signal: 9 })]).await;
         fresh.ledger.launched(&order.id, "uid").await.unwrap();
@@ -124,6 +124,6 @@ on_each_database! {
         assert_eq!(fresh.ledger.retry("a", Some(1), "again").await.unwrap(), Retried::Queued);
         assert_eq!(fresh.ledger.retry("a", Some(1), "again").await.unwrap(), Retried::AlreadyDone { attempt: 1 });
         assert_eq!(fresh.ledger.cancel("a", "enough").await.unwrap(), Cancelled::AtOnce);
-        assert!(fresh.ledger.begin_launch("a", "here", "uid".into()).await.unwrap().is_none());
+        assert!(fresh.ledger.begin_launch(&owner(&fresh.ledger).await, "a", "here", "uid".into()).await.unwrap().is_none());
     }
 }

@@ -44,7 +44,7 @@ on_each_database! {
 
     async fn one_of_many_launches_commits_the_attempt(fresh: Fresh) {
         fresh.ledger.accept(&job("a", false), "digest", 0).await.unwrap();
-        let said = at_once!(fresh, |n, ledger| ledger.begin_launch("a", "here", format!("uid {n}")).await.unwrap());
+        let said = at_once!(fresh, |n, ledger| ledger.begin_launch(&owner(&ledger).await, "a", "here", format!("uid {n}")).await.unwrap());
         assert_eq!(said.iter().flatten().count(), 1);
         assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 1);
     }
@@ -88,7 +88,7 @@ on_each_database! {
                 ledger.end_attempt(&sendo::record::wire::AttemptId { job: "a".into(), attempt: 1 }, end).await.unwrap();
             }
             1 => drop(ledger.cancel("a", "enough").await.unwrap()),
-            2 => drop(ledger.begin_launch("a", "here", format!("{n}")).await.unwrap()),
+            2 => drop(ledger.begin_launch(&owner(&ledger).await, "a", "here", format!("{n}")).await.unwrap()),
             _ => {
                 let batch = RecordBatch {
                     id: sendo::record::wire::AttemptId { job: "a".into(), attempt: 1 },

@@ -3,10 +3,8 @@
 use crate::serve::{Ready, settings::Settings};
 use anyhow::Context as _;
 use std::path::PathBuf;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,7 +28,8 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
 pub async fn until_told(ready: Ready) -> anyhow::Result<u8> {
     // A transfer of the same user must not read the key out of our memory, nor our environment.
     nix::sys::prctl::set_dumpable(false).context("hide our memory")?;
-    let (stop, shutdown) = watch::channel(false);
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
     let mut term = signal(SignalKind::terminate()).context("take SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("take SIGINT")?;
     tokio::spawn(async move {
@@ -39,8 +38,7 @@ pub async fn until_told(ready: Ready) -> anyhow::Result<u8> {
             _ = int.recv() => {}
         }
         tracing::info!("stopping; running transfers go on, and are found again at the next start");
-        // Nobody listens any more: stopped already.
-        let _ = stop.send(true);
+        stop.cancel();
     });
     ready.run(shutdown).await?;
     Ok(super::super::exit::OK)

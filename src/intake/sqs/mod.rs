@@ -26,10 +26,8 @@ use crate::ledger::Ledger;
 use client::Queue;
 use settings::Settings;
 use std::sync::Arc;
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinSet,
-};
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 /// The queues, looked at and ready to be read.
 pub struct Intake {
@@ -49,12 +47,7 @@ impl Intake {
     }
 
     /// Takes messages in until `shutdown` says so, then settles what is in hand. `wake` is rung when a job was taken.
-    pub async fn run(
-        self,
-        ledger: Ledger,
-        wake: Arc<Notify>,
-        mut shutdown: watch::Receiver<bool>,
-    ) -> anyhow::Result<()> {
+    pub async fn run(self, ledger: Ledger, wake: Arc<Notify>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut pollers = JoinSet::new();
         for (queue, settings) in self.queues {
             for _ in 0..settings.pollers {
@@ -70,8 +63,8 @@ impl Intake {
         while let Some(ended) = pollers.join_next().await {
             ended?;
         }
-        // Also where there are no queues. An error means that the sender is gone: that is a stop too.
-        let _ = shutdown.wait_for(|stop| *stop).await;
+        // Also where there are no queues.
+        shutdown.cancelled().await;
         Ok(())
     }
 }

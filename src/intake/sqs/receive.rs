@@ -10,7 +10,8 @@ use super::{
 use crate::ledger::{self, Ledger};
 use aws_sdk_sqs::types::{Message as Sent, MessageSystemAttributeName};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// What one request brings at the most.
 const BATCH: i32 = 10;
@@ -48,19 +49,19 @@ impl Pause {
 
 impl Poller {
     /// Until the stop. What is in hand then is settled.
-    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+    pub async fn run(self, shutdown: CancellationToken) {
         tokio::select! {
             () = self.looked_at() => {}
-            () = stopped(&mut shutdown) => return,
+            () = shutdown.cancelled() => return,
         }
         loop {
             // A batch that SQS hands out in the moment of the stop comes again after its visibility timeout.
             let received = tokio::select! {
                 biased;
-                () = stopped(&mut shutdown) => return,
+                () = shutdown.cancelled() => return,
                 received = self.receive() => received,
             };
-            self.settle(Hand::of(received), &mut shutdown).await;
+            self.settle(Hand::of(received), &shutdown).await;
         }
     }
 
@@ -101,10 +102,10 @@ impl Poller {
     }
 
     /// Brings a batch to its end: into the ledger however long that takes, or back to the queue at a stop.
-    async fn settle(&self, mut hand: Hand, shutdown: &mut watch::Receiver<bool>) {
+    async fn settle(&self, mut hand: Hand, shutdown: &CancellationToken) {
         let mut pause = Pause::new();
         let late = async {
-            stopped(shutdown).await;
+            shutdown.cancelled().await;
             tokio::time::sleep(LAST_BATCH).await;
         };
         let taken = async {
@@ -127,10 +128,4 @@ impl Poller {
         settle::delete(&self.queue, done).await;
         settle::give_back(&self.queue, hand.rest()).await;
     }
-}
-
-/// Waits until we are to stop.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    // An error means that the sender is gone: that is a stop too.
-    let _ = shutdown.wait_for(|stop| *stop).await;
 }
