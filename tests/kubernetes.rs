@@ -9,3 +9,4 @@ mod launches;
 mod pending;
 mod replicas;
 mod runs;
+mod unheard;

@@ -51,6 +51,8 @@ enum Verb {
     Cancel(verbs::cancel::Args),
     /// Try a job again.
     Retry(verbs::retry::Args),
+    /// Say that nothing of an attempt runs any more, where the cluster cannot tell. Its job goes on: only say what you have made sure of.
+    ConfirmDead(verbs::confirm_dead::Args),
     /// Look into a dead-letter queue, and send its messages back.
     Dlq(verbs::dlq::Args),
     /// Let a tenant's or a definition's jobs wait; or list what is paused.
@@ -71,6 +73,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Logs(args) => verbs::logs::run(args).await,
         Verb::Cancel(args) => verbs::cancel::run(args).await,
         Verb::Retry(args) => verbs::retry::run(args).await,
+        Verb::ConfirmDead(args) => verbs::confirm_dead::run(args).await,
         Verb::Dlq(args) => verbs::dlq::run(args).await,
         Verb::Pause(args) => verbs::pause::run(args).await,
         Verb::Resume(args) => verbs::pause::resume(args).await,

@@ -16,7 +16,7 @@ mod launch;
 mod pace;
 mod pass;
 mod pending;
-mod proof;
+pub mod proof;
 mod reconcile;
 pub mod retry;
 mod roster;

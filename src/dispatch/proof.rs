@@ -130,6 +130,15 @@ pub fn by_lease(until: Millis, why: &str) -> AttemptEnd {
     AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: until }
 }
 
+/// The end of an attempt that nobody can see, by the word of a person who has looked.
+pub fn by_person(reason: &str, now: Millis) -> AttemptEnd {
+    let outcome = Outcome::Lost;
+    let seen = vec![format!("a person has confirmed that nothing of it runs any more: {reason}")];
+    let summary = "A person has confirmed that the attempt is over; nothing says how it ended.";
+    let verdict = verdict(&outcome, summary.into(), seen, Confidence::Unknown);
+    AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
+}
+
 /// The end of an attempt that the cluster will not have.
 pub fn refused(why: &str, now: Millis) -> AttemptEnd {
     let outcome = Outcome::CreateFailed;

@@ -108,7 +108,7 @@ impl Dispatcher {
         if cancelled {
             return self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await;
         }
-        self.unseen(attempt, "its place has vanished and its fate is unknown; cancel it to be rid of it").await
+        self.unseen(attempt, "its place has vanished and its fate is unknown; where you know that nothing of it runs, `sendo confirm-dead` it").await
     }
 
     /// Asks the place to end; false if it could not be asked.
@@ -128,8 +128,15 @@ impl Dispatcher {
             Observation::Ended(_) | Observation::Absent => true,
             // It never began, and without a grant never will: no end of it is to come that anybody would wait for.
             Observation::Waiting { .. } => self.stop(order, LEAST_GRACE).await,
-            // Its supervisor may still be on its way out.
-            Observation::Alive { .. } | Observation::Unknown(_) => false,
+            // Its supervisor may still be on its way out, unless somebody knows better.
+            Observation::Alive { .. } => match self.ledger.is_confirmed_dead(&order.id).await {
+                Ok(is_dead) => is_dead && self.stop(order, LEAST_GRACE).await,
+                Err(error) => {
+                    tracing::warn!(job = order.id.job, "{error}; not released yet");
+                    false
+                }
+            },
+            Observation::Unknown(_) => false,
         };
         if !may_go {
             return None;

@@ -36,7 +36,7 @@ pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
 pub use grant::Terms;
 pub use launch::{Launch, Order, Place};
 pub use live::{LiveAttempt, Running};
-pub use operate::{Cancelled, Retried};
+pub use operate::{Cancelled, ConfirmedDead, Retried};
 pub use pause::{Pause, PauseKind};
 pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transition};
 pub use queue::{Line, Standing, Waiting};

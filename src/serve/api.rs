@@ -1,9 +1,9 @@
-//! What people and schedulers ask: jobs, their readings and their output; cancel and retry.
+//! What people and schedulers ask: jobs, their readings and their output; cancel, retry, confirm-dead.
 
 use super::Service;
 use crate::{
-    dispatch::wait::Asked,
-    ledger::{Cancelled, Heartbeat, JobFilter, JobSummary, JobView, Refusal, RefusalFilter, Retried},
+    dispatch::{proof, wait::Asked},
+    ledger::{Cancelled, ConfirmedDead, Heartbeat, JobFilter, JobSummary, JobView, Refusal, RefusalFilter, Retried},
     problem::Problem,
     record::{Millis, phase::Phase, wire::AttemptId},
 };
@@ -73,6 +73,15 @@ pub struct RetryBody {
     pub reason: Option<String>,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmDeadBody {
+    /// The one that the person has looked at.
+    pub attempt: u32,
+    /// How they know.
+    pub reason: String,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ListQuery {
@@ -118,6 +127,7 @@ pub fn routes() -> Router<Arc<Service>> {
         .route("/v1/jobs/{id}/logs", get(logs))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
+        .route("/v1/jobs/{id}/confirm-dead", post(confirm_dead))
         .route("/v1/refusals", get(refusals))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -259,6 +269,31 @@ async fn retry(
             return Err(Problem::new(StatusCode::CONFLICT, why));
         }
     })
+}
+
+async fn confirm_dead(
+    State(service): State<Arc<Service>>,
+    Path(job): Path<String>,
+    Json(body): Json<ConfirmDeadBody>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
+    let reason = body.reason.trim();
+    if reason.is_empty() {
+        let why = "`reason`: say how you know that nothing of the attempt runs any more; it is kept with its verdict";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, why));
+    }
+    let id = AttemptId { job, attempt: body.attempt };
+    let confirmed = service.ledger.confirm_dead(&id, &proof::by_person(reason, crate::ledger::now())).await?;
+    service.wake.notify_one();
+    let conflict = |why: String| Err(Problem::new(StatusCode::CONFLICT, why));
+    match confirmed {
+        ConfirmedDead::Ended(phase) => {
+            Ok(done(StatusCode::OK, "ended", format!("attempt {} is over, and the job is {phase}", body.attempt)))
+        }
+        ConfirmedDead::Another { attempt } => {
+            conflict(format!("the job's living attempt is {attempt} and not {}; look at that one first", body.attempt))
+        }
+        ConfirmedDead::NoneAlive(phase) => conflict(format!("the job is {phase} and has no living attempt")),
+    }
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Problem> {

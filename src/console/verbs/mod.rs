@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub mod cancel;
+pub mod confirm_dead;
 pub mod dev;
 pub mod dlq;
 pub mod heartbeats;

@@ -22,7 +22,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 29] = steps!(
+const STEPS: [(&str, &str); 30] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -52,6 +52,7 @@ const STEPS: [(&str, &str); 29] = steps!(
     "0027_attempts_node",
     "0028_attempts_avoid_node",
     "0029_pauses",
+    "0030_attempts_confirmed_dead",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.

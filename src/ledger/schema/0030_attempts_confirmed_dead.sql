@@ -1,0 +1,1 @@
+ALTER TABLE attempts ADD COLUMN confirmed_dead_ms BIGINT
