@@ -39,7 +39,9 @@ impl From<ledger::Error> for Problem {
         let status = match &error {
             ledger::Error::NoSuchJob(_) => StatusCode::NOT_FOUND,
             ledger::Error::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-            ledger::Error::Unavailable(_) | ledger::Error::Uncertain(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ledger::Error::Unavailable(_) | ledger::Error::Uncertain(_) | ledger::Error::NotKnownYet(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ledger::Error::Busy => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -8,5 +8,6 @@ mod identity;
 mod launches;
 mod pending;
 mod replicas;
+mod restored;
 mod runs;
 mod unheard;

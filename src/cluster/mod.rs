@@ -4,7 +4,10 @@ pub mod key;
 pub mod kubernetes;
 pub mod local;
 
-use crate::{ledger::Order, record::wire::AttemptId};
+use crate::{
+    ledger::{Foundling, Order},
+    record::wire::AttemptId,
+};
 use futures::future::BoxFuture;
 use std::{path::PathBuf, time::Duration};
 
@@ -41,8 +44,27 @@ pub trait Cluster: Send + Sync {
         Vec::new()
     }
 
+    /// Every attempt that has a place here; `None` while that is not known.
+    fn places(&self) -> Option<Vec<AttemptId>> {
+        Some(Vec::new())
+    }
+
+    /// What the attempt's place itself says of it, for a ledger that has never heard of it.
+    fn describe<'a>(&'a self, _id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<Described>> {
+        Box::pin(async { Ok(Described::Gone) })
+    }
+
     /// Where the attempt's `stdout` or `stderr` lies, if it lies on this machine.
     fn output_file(&self, id: &AttemptId, stream: &str) -> Option<PathBuf>;
+}
+
+/// What a place says of its attempt.
+#[derive(Debug)]
+pub enum Described {
+    Gone,
+    /// It is there, and does not say enough.
+    Unreadable(String),
+    Found(Box<Foundling>),
 }
 
 /// Why a place was not made.

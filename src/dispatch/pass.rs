@@ -8,6 +8,7 @@ use super::{
     roster::{Counts, Roster},
 };
 use crate::{
+    cluster::Described,
     ledger::{self, Fence, Launch, Running, Standing, Waiting},
     record::{Millis, wire::AttemptId},
 };
@@ -45,6 +46,8 @@ pub struct Desk {
     pub launcher: Launcher,
     roster: Roster,
     renewed: Option<Instant>,
+    /// What runs on the cluster is in the ledger: before that is known nothing new may run.
+    is_surveyed: bool,
     fair: Fair,
     /// Behind which job the ended ones are looked through next.
     ended_after: String,
@@ -60,6 +63,7 @@ impl Desk {
             launcher: Launcher::default(),
             roster: Roster::default(),
             renewed: None,
+            is_surveyed: false,
             fair: Fair::default(),
             ended_after: String::new(),
             hands: HashMap::new(),
@@ -82,9 +86,16 @@ impl Dispatcher {
         }
         self.release_ended(desk).await?;
         self.look(desk, is_tick).await?;
-        self.admit(desk).await?;
+        if !desk.is_surveyed {
+            desk.is_surveyed = self.survey(desk).await?;
+        }
+        if desk.is_surveyed {
+            self.admit(desk).await?;
+        }
         if is_tick || desk.roster.len() <= FEW {
-            self.waits.look(&self.limits, desk.roster.counts(), self.cluster.name(), desk.launcher.trouble());
+            let unseen = (!desk.is_surveyed).then_some("what runs there has not been seen yet");
+            let trouble = desk.launcher.trouble().or(unseen);
+            self.waits.look(&self.limits, desk.roster.counts(), self.cluster.name(), trouble);
         }
         Ok(())
     }
@@ -99,7 +110,36 @@ impl Dispatcher {
         desk.roster.renew(running);
         desk.hands.clear();
         desk.renewed = Some(Instant::now());
+        desk.is_surveyed = false;
         Ok(())
+    }
+
+    /// Takes into the ledger what runs on the cluster and is not in it: a ledger that was restored from a backup must neither end it nor start
+    /// it again. False while that cannot be told.
+    async fn survey(&self, desk: &mut Desk) -> Result<bool, ledger::Error> {
+        let Some(places) = self.cluster.places() else { return Ok(false) };
+        for id in self.ledger.unknown(places).await? {
+            let found = match self.cluster.describe(&id).await {
+                Ok(Described::Found(found)) => found,
+                Ok(Described::Gone) => continue,
+                Ok(Described::Unreadable(why)) => {
+                    let AttemptId { job, attempt } = &id;
+                    tracing::error!(job, attempt, why, "has a place, and cannot be taken into the ledger");
+                    continue;
+                }
+                Err(why) => {
+                    tracing::warn!(job = id.job, why = format!("{why:#}"), "cannot be looked at now");
+                    return Ok(false);
+                }
+            };
+            if self.ledger.adopt(&found, self.cluster.name()).await? {
+                tracing::warn!(job = id.job, attempt = id.attempt, "adopted: the ledger did not know it");
+                // Its roster's row is the next renewal's.
+                desk.renewed = None;
+                self.bell.mark(id);
+            }
+        }
+        Ok(true)
     }
 
     async fn release_ended(&self, desk: &mut Desk) -> Result<(), ledger::Error> {

@@ -1,6 +1,6 @@
 //! Taking jobs in, a batch in one transaction.
 
-use super::{Error, Ledger, Tx};
+use super::{Error, Ledger, Tx, adopt::NO_CONTENT};
 use crate::record::{
     Millis,
     job::Job,
@@ -98,6 +98,10 @@ impl Ledger {
                 let incoming = jobs[*index];
                 accepted[*index] = match known.get(&incoming.job.id) {
                     Some(digest) if digest == incoming.digest => Accepted::Known,
+                    Some(digest) if digest == NO_CONTENT => {
+                        self.fill_in(&mut tx, &incoming).await?;
+                        Accepted::Known
+                    }
                     Some(_) => Accepted::OtherContent,
                     None => {
                         known.insert(incoming.job.id.clone(), incoming.digest.to_owned());
@@ -133,20 +137,27 @@ impl Ledger {
         rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("digest")?))).collect()
     }
 
-    async fn insert(&self, tx: &mut Tx, new: &[Incoming<'_>]) -> Result<(), Error> {
+    /// The content of a job that was adopted without any.
+    async fn fill_in(&self, tx: &mut Tx, incoming: &Incoming<'_>) -> Result<(), Error> {
+        let query = self.sql("UPDATE jobs SET spec = ?, digest = ?, traceparent = ? WHERE id = ?");
+        let query = query.bind(spec(incoming.job)?).bind(incoming.digest.to_owned());
+        let query = query.bind(incoming.job.traceparent.clone()).bind(incoming.job.id.clone());
+        query.execute(&mut **tx).await?;
+        Ok(())
+    }
+
+    pub(super) async fn insert(&self, tx: &mut Tx, new: &[Incoming<'_>]) -> Result<(), Error> {
         let now = super::now();
         // What kept the message may have a clock that is ahead of ours.
         let queued_at = |incoming: &Incoming<'_>| incoming.queued_at.min(now).0;
         let mut query = self.sql(INSERT_JOBS.of(new.len()));
         for incoming in new {
             let job = incoming.job;
-            let spec =
-                serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })?;
             query = query
                 .bind(job.id.clone())
                 .bind(job.tenant.clone().unwrap_or_default())
                 .bind(job.definition.clone().unwrap_or_default())
-                .bind(spec)
+                .bind(spec(job)?)
                 .bind(incoming.digest.to_owned())
                 .bind(job.traceparent.clone())
                 .bind(i64::from(job.priority))
@@ -171,4 +182,9 @@ impl Ledger {
         query.execute(&mut **tx).await?;
         Ok(())
     }
+}
+
+/// The column `spec`.
+fn spec(job: &Job) -> Result<String, Error> {
+    serde_json::to_string(job).map_err(|why| Error::Unreadable { table: "jobs", why: why.to_string() })
 }

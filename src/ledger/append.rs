@@ -31,11 +31,14 @@ impl Ledger {
             return Ok(Directive::Superseded);
         }
         let mut tx = self.begin().await?;
-        let (Some(mut job), Some(attempt)) =
-            (self.job_row(&mut tx, &batch.id.job).await?, self.attempt_row(&mut tx, &batch.id).await?)
-        else {
-            return Ok(Directive::Superseded);
+        let job = self.job_row(&mut tx, &batch.id.job).await?;
+        let Some(mut job) = job.filter(|job| job.attempt >= batch.id.attempt) else {
+            return Err(Error::NotKnownYet(batch.id.clone()));
         };
+        let Some(attempt) = self.attempt_row(&mut tx, &batch.id).await? else { return Ok(Directive::Superseded) };
+        if attempt.awaits_its_process() {
+            return Err(Error::NotKnownYet(batch.id.clone()));
+        }
         let bound = attempt.nonce.as_deref() == Some(batch.source.as_str());
         // Readings fold into nothing.
         let mut fresh = self.keep_usage(&mut tx, &readings(batch).collect::<Vec<_>>()).await? > 0;

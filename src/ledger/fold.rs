@@ -188,8 +188,9 @@ impl Ledger {
             return Ok(None);
         }
         let moved = match (&ending.cursor, attempt.cursor_generation) {
-            (Some(cursor), Some(generation)) if cursor.from_generation == generation => {
-                self.move_cursor(tx, job, generation, &cursor.diff).await?
+            // An adopted attempt had its cursor from another ledger; moving it compares all the same.
+            (Some(cursor), generation) if generation.is_none_or(|generation| generation == cursor.from_generation) => {
+                self.move_cursor(tx, job, cursor.from_generation, &cursor.diff).await?
             }
             _ => false,
         };

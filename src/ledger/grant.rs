@@ -50,8 +50,9 @@ impl Ledger {
             return no("a nonce of more than 64 bytes");
         }
         let mut tx = self.begin().await?;
-        let Some(row) = self.job_row(&mut tx, &request.id.job).await? else {
-            return no("the ledger knows no such job");
+        let row = self.job_row(&mut tx, &request.id.job).await?;
+        let Some(row) = row.filter(|row| row.attempt >= request.id.attempt) else {
+            return Err(Error::NotKnownYet(request.id.clone()));
         };
         let Some(attempt) = self.attempt_row(&mut tx, &request.id).await? else {
             return no("the ledger knows no such attempt");
@@ -121,7 +122,7 @@ impl Ledger {
         Ok(true)
     }
 
-    async fn bind(&self, tx: &mut Tx, request: &GrantRequest) -> Result<(), Error> {
+    pub(super) async fn bind(&self, tx: &mut Tx, request: &GrantRequest) -> Result<(), Error> {
         self.sql("UPDATE attempts SET nonce = ?, granted_at_ms = ? WHERE job_id = ? AND attempt = ?")
             .bind(request.nonce.clone())
             .bind(super::now().0)

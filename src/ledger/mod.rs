@@ -7,6 +7,7 @@
 //! again where the database was in the way.
 
 mod accept;
+mod adopt;
 mod append;
 mod batch;
 mod count;
@@ -30,6 +31,7 @@ mod transact;
 mod usage;
 
 pub use accept::{Accepted, Incoming};
+pub use adopt::Foundling;
 pub use count::statements;
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
@@ -42,7 +44,7 @@ pub use query::{AttemptView, Heartbeat, JobFilter, JobSummary, JobView, Transiti
 pub use queue::{Line, Standing, Waiting};
 pub use refuse::{Refusal, RefusalFilter};
 
-use crate::record::Millis;
+use crate::record::{Millis, wire::AttemptId};
 use dialect::{Dialect, Fault};
 use sqlx::{Any, AnyPool, Connection as _, Executor as _, Row as _, any::AnyPoolOptions};
 use std::{
@@ -102,6 +104,8 @@ pub enum Error {
         "another control program has been bringing the ledger's tables up to date for a minute; start again when it is done"
     )]
     MigrationLocked,
+    #[error("the ledger does not know {0} yet: it may have been restored to a time before it; ask again")]
+    NotKnownYet(AttemptId),
     #[error("another control program owns `{0}` by now")]
     Deposed(String),
     #[error(

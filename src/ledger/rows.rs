@@ -34,6 +34,15 @@ pub struct AttemptRow {
     pub lease_until: Option<Millis>,
     /// Rank of the evidence that its end stands on; 0 before.
     pub evidence: i64,
+    /// Found on the cluster by a ledger that was restored to a time before it.
+    pub adopted: bool,
+}
+
+impl AttemptRow {
+    /// Another ledger may have given a process leave, and that one has not reported here yet.
+    pub fn awaits_its_process(&self) -> bool {
+        self.adopted && self.nonce.is_none() && !self.ended
+    }
 }
 
 impl Ledger {
@@ -59,7 +68,7 @@ impl Ledger {
     }
 
     pub(super) async fn attempt_row(&self, tx: &mut Tx, id: &AttemptId) -> Result<Option<AttemptRow>, Error> {
-        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, evidence FROM attempts \
+        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, evidence, adopted_ms FROM attempts \
                          WHERE job_id = ? AND attempt = ?{for_update}";
         let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         let row = query.fetch_optional(&mut **tx).await?;
@@ -72,6 +81,7 @@ impl Ledger {
                 executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
                 lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
                 evidence: row.try_get("evidence")?,
+                adopted: row.try_get::<Option<i64>, _>("adopted_ms")?.is_some(),
             })
         })
         .transpose()

@@ -3,6 +3,7 @@
 use super::Service;
 use crate::{
     cluster::Stranger,
+    ledger,
     problem::Problem,
     record::wire::{AttemptId, Body, GrantAnswer, GrantRequest, RecordBatch, RecordsAnswer},
 };
@@ -40,8 +41,14 @@ async fn records(
     headers: HeaderMap,
     Json(batch): Json<RecordBatch>,
 ) -> Result<Json<RecordsAnswer>, Problem> {
-    speaker(&service, &headers, &batch.id).await?;
-    let mut answer = service.ledger.append(&batch, service.terms.report_every_ms).await?;
+    let uid = speaker(&service, &headers, &batch.id).await?;
+    let append = || service.ledger.append(&batch, service.terms.report_every_ms);
+    let mut answer = match append().await {
+        Err(ledger::Error::NotKnownYet(id)) if service.ledger.adopt_process(&id, &batch.source, &uid).await? => {
+            append().await?
+        }
+        answer => answer?,
+    };
     let gone_within = service.cluster.gone_within(&batch.id).and_then(|span| u64::try_from(span.as_millis()).ok());
     answer.stop_within_ms = answer.stop_within_ms.into_iter().chain(gone_within).min();
     if batch.records.iter().any(|record| matches!(record.body, Body::Ending { .. })) {

@@ -69,6 +69,11 @@ impl Dispatcher {
         self.wait_until_ready();
     }
 
+    /// Where its ledger lies.
+    pub fn state(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
     }

@@ -8,6 +8,7 @@
 //! The Pod's name is a hash of (job, attempt), so that it cannot be there twice; its UID is what the ledger binds the attempt to. Our
 //! finalizer keeps its object until its end is in the ledger.
 
+mod adoption;
 mod answer;
 mod identity;
 mod name;
@@ -25,7 +26,7 @@ pub use name::pod as pod_name;
 pub use pod::Told;
 pub use settings::Settings;
 
-use super::{Cluster, LaunchError, Observation, Stranger, Wait, WaitCause};
+use super::{Cluster, Described, LaunchError, Observation, Stranger, Wait, WaitCause};
 use crate::{
     dispatch::bell::Bell,
     ledger::{self, Order},
@@ -328,6 +329,14 @@ impl Cluster for Kubernetes {
         let old = ledger::now();
         let stray = |seen: &Seen| seen.held && seen.is_over() && old.since(seen.created) > STRAY_AGE;
         self.store.select(stray).into_iter().map(|seen| seen.id).collect()
+    }
+
+    fn places(&self) -> Option<Vec<AttemptId>> {
+        self.store.all()
+    }
+
+    fn describe<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<Described>> {
+        Box::pin(async move { Ok(self.get(&name::pod(id)).await?.map_or(Described::Gone, adoption::described)) })
     }
 
     fn output_file(&self, _: &AttemptId, _: &str) -> Option<PathBuf> {

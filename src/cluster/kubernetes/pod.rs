@@ -4,14 +4,14 @@
 //! arguments, which a transfer's configuration may well hold: each `$` is doubled.
 
 use super::{
-    name,
+    adoption, name,
     settings::Settings,
     template::{Template, by_name, object},
 };
 use crate::{
     ledger::Order,
     record::{
-        job::{Embulk, Fencing, Job, OnTerm, SecretRef},
+        job::{Fencing, Job, OnTerm, SecretRef},
         span::Span,
     },
 };
@@ -34,8 +34,6 @@ const GRACE_RESERVE: Duration = Duration::from_secs(10);
 const GRANT_WAIT: Duration = Duration::from_secs(600);
 /// The kubelet's own deadline is for supervisors that have lost their minds; it comes well after every other.
 const BACKSTOP: Duration = Duration::from_secs(3600);
-/// Of an annotation; all of them together may have 256 KiB.
-const SPEC_LIMIT: usize = 16 * 1024;
 
 /// What the supervisor is told that no job says.
 #[derive(Debug, Clone, Copy)]
@@ -110,21 +108,13 @@ fn metadata(settings: &Settings, template: &Template, order: &Order) -> Value {
             annotations.insert(key.into(), text.as_str().into());
         }
     }
-    if let Some(spec) = adoption(job) {
+    if let Some(spec) = adoption::spec(job) {
         annotations.insert(name::SPEC.into(), spec.into());
     }
     json!({
         "name": name::pod(&order.id), "namespace": settings.namespace, "labels": labels, "annotations": annotations,
         "finalizers": [name::FINALIZER],
     })
-}
-
-/// What a restored ledger needs of the job in order to go on with the attempt: its rules. What it loads stands nowhere but in the ledger
-/// and at the scheduler.
-fn adoption(job: &Job) -> Option<String> {
-    let embulk = job.embulk.as_ref().map(|embulk| Embulk { config: json!({}), incremental: embulk.incremental });
-    let rules = Job { embulk, env: Default::default(), command: None, ..job.clone() };
-    serde_json::to_string(&rules).ok().filter(|text| text.len() <= SPEC_LIMIT)
 }
 
 fn volumes(settings: &Settings, job: &Job) -> Result<Vec<Value>, String> {

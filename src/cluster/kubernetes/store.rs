@@ -117,6 +117,12 @@ impl Store {
         self.inner().trouble = why;
     }
 
+    /// Whose Pods there are; `None` before the first list.
+    pub fn all(&self) -> Option<Vec<AttemptId>> {
+        let inner = self.inner();
+        inner.heard.map(|_| inner.pods.keys().cloned().collect())
+    }
+
     /// Pods that match.
     pub fn select(&self, matches: impl Fn(&Seen) -> bool) -> Vec<Seen> {
         self.inner().pods.values().filter(|seen| matches(seen)).cloned().collect()

@@ -69,6 +69,8 @@ impl Watcher {
                 Some(token) => params = params.continue_token(&token),
                 None => {
                     self.store.replace(pods).into_iter().for_each(|id| self.bell.mark(id));
+                    // An empty list is news too.
+                    self.bell.notify().notify_one();
                     return Ok(page.metadata.resource_version.unwrap_or_default());
                 }
             }

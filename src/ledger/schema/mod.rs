@@ -22,7 +22,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 30] = steps!(
+const STEPS: [(&str, &str); 31] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -53,6 +53,7 @@ const STEPS: [(&str, &str); 30] = steps!(
     "0028_attempts_avoid_node",
     "0029_pauses",
     "0030_attempts_confirmed_dead",
+    "0031_attempts_adopted",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.
