@@ -88,10 +88,12 @@ impl Dispatcher {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
-        if let Some(end) = end
-            && !attempt.granted
-            && self.ledger.end_ungranted(id, end).await?
-        {
+        let Some(end) = end.filter(|_| !attempt.granted) else { return Ok(()) };
+        // Before the end: the next attempt goes by it.
+        if let Some(node) = &wait.node {
+            self.ledger.on_node(id, node).await?;
+        }
+        if self.ledger.end_ungranted(id, end).await? {
             self.stop(&attempt.order, LEAST_GRACE).await;
         }
         Ok(())

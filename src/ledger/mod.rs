@@ -33,7 +33,7 @@ pub use accept::{Accepted, Incoming};
 pub use count::statements;
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
-pub use grant::Terms;
+pub use grant::{Speaker, Terms};
 pub use launch::{Launch, Order, Place};
 pub use live::{LiveAttempt, Running};
 pub use operate::{Cancelled, Retried};

@@ -3,6 +3,7 @@
 use super::Service;
 use crate::{
     cluster::Stranger,
+    ledger::Speaker,
     problem::Problem,
     record::wire::{AttemptId, Body, GrantAnswer, GrantRequest, RecordBatch, RecordsAnswer},
 };
@@ -30,9 +31,9 @@ async fn grant(
     headers: HeaderMap,
     Json(request): Json<GrantRequest>,
 ) -> Result<Json<GrantAnswer>, Problem> {
-    let uid = speaker(&service, &headers, &request.id).await?;
+    let speaker = speaker(&service, &headers, &request.id).await?;
     let key = service.key.of_attempt(&request.id, &request.nonce);
-    Ok(Json(service.ledger.grant(&request, &uid, key, service.terms).await?))
+    Ok(Json(service.ledger.grant(&request, speaker, key, service.terms).await?))
 }
 
 async fn records(
@@ -50,12 +51,12 @@ async fn records(
     Ok(Json(answer))
 }
 
-/// The UID of the place that speaks, if the attempt's cluster vouches that it is the one of the attempt that the body names.
-async fn speaker(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<String, Problem> {
+/// The place that speaks, if the attempt's cluster vouches that it is the one of the attempt that the body names.
+async fn speaker(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<Speaker, Problem> {
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let token = token.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "this needs the token of an attempt"))?;
-    let uid = service.cluster.identify(token, id).await;
-    uid.map_err(|stranger| {
+    let speaker = service.cluster.identify(token, id).await;
+    speaker.map_err(|stranger| {
         let status = match stranger {
             Stranger::Unknown(_) => StatusCode::UNAUTHORIZED,
             Stranger::Another(_) => StatusCode::FORBIDDEN,
