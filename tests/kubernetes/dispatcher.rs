@@ -239,7 +239,8 @@ pub fn attempt(shown: &Value) -> &Value {
 #[track_caller]
 pub fn refused(keys: &str, template: &str) -> String {
     let home = scratch();
-    Setup::new(cluster().namespace(), keys, template).write(home.path(), free_port(), free_port());
+    let setup = Setup::new(cluster().namespace(), keys, template);
+    setup.write(home.path(), free_port(), free_port());
     let output = sendo().args(["serve", "--config"]).arg(home.path().join("sendo.toml")).output().unwrap();
     assert!(!output.status.success());
     stderr(&output)

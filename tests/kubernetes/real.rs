@@ -12,7 +12,7 @@ use crate::env::{
     sendo, stderr, stdout, wait_for,
 };
 use serde_json::{Value, json};
-use std::{fs, ops::RangeInclusive, time::SystemTime};
+use std::{fs, io::Read as _, net::TcpListener, ops::RangeInclusive, time::SystemTime};
 
 /// Rows of the file, and of the table in MariaDB.
 const LINES: usize = 2_000;
@@ -141,6 +141,8 @@ fn a_job_from_the_queue_runs_embulk_in_a_pod(database: Database) {
     let dispatcher = setup.start_with(supply);
     let sent = send(&queue, &mysql_to_postgresql("mysql", node, &table));
     assert_told(&dispatcher, node, "csv", &early);
+    let received = dispatcher.json(&["show", "csv"])["received_at_ms"].as_i64();
+    assert!(received > Some(*early.end()), "the queue's moment, and not ours");
     assert_told(&dispatcher, node, "mysql", &sent);
 
     let said = dispatcher.namespace.kubectl(&["logs", &pod("csv", 1)]);
@@ -223,6 +225,11 @@ fn a_jvm_that_the_kernel_kills_for_memory_gets_more_in_the_next_attempt() {
     job["resources"] = json!({"cpu": "600m", "memory": "160Mi", "memory_max": "400Mi"});
     job["retry"] = json!({"idempotent": true, "backoff": "100ms", "limit": 0, "infrastructure_limit": 0});
     dispatcher.submit(&job);
+    // The negative control: it may not grow.
+    (job["id"], job["resources"]["memory_max"]) = (json!("b"), json!("160Mi"));
+    dispatcher.submit(&job);
+    let shown = dispatcher.wait("b", "failed");
+    assert_eq!((attempt(&shown)["attempt"].as_i64(), &attempt(&shown)["outcome"]), (Some(1), &json!("out_of_memory")));
     let shown = dispatcher.wait("a", "succeeded");
     let told = |one: &Value| (one["outcome"].clone(), one["memory_bytes"].clone(), one["node"].clone());
     let attempts: Vec<_> = shown["attempts"].as_array().unwrap().iter().map(told).collect();
@@ -248,4 +255,34 @@ fn an_image_tag_that_does_not_exist_fails_in_time_with_the_kubelets_words() {
     let verdict = attempt["verdict"].to_string();
     assert!(verdict.contains("sendo-worker:no-such-tag") && verdict.contains("ImagePull"), "{verdict}");
     dispatcher.namespace.wait_until_gone(&pod("a", 1));
+}
+
+#[test]
+fn a_container_that_the_kubelet_has_lost_has_no_successor_until_its_pod_is_deleted() {
+    let node = real();
+    let dispatcher = Setup::real(node, "", "").start();
+    let transfers = TcpListener::bind((node.address.as_str(), 0)).unwrap();
+    transfers.set_nonblocking(true).unwrap();
+    let port = transfers.local_addr().unwrap().port();
+    let mut job = script("a", "");
+    job["command"] = json!(["bash", "-c", format!("exec 3<>/dev/tcp/{}/{port}; read -r <&3", node.address)]);
+    job["retry"] = json!({"idempotent": true, "limit": 1, "infrastructure_limit": 1, "backoff": "10ms"});
+    dispatcher.submit(&job);
+    let (mut first, _) = wait_for("the transfer", || transfers.accept().ok());
+    dispatcher.wait("a", "executing");
+    let container = dispatcher.wait_for_pod("a", "running", |pod| pod["status"]["phase"] == "Running");
+    let container = container["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+    node.forget_container(container.strip_prefix("containerd://").unwrap());
+    dispatcher.wait_for_log("the kubelet has lost its container");
+    assert_eq!(dispatcher.json(&["show", "a"])["phase"], "executing");
+    assert!(transfers.accept().is_err(), "a second transfer beside the first, for all that anybody knows");
+    // A deletion has the kubelet end what is left of the Pod.
+    dispatcher.namespace.kubectl(&["delete", "pod", &pod("a", 1), "--wait=false"]);
+    let _second = wait_for("the next attempt's transfer", || transfers.accept().ok());
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "the first has gone");
+    let shown = dispatcher.wait("a", "executing");
+    assert_eq!(
+        (&shown["attempts"][0]["outcome"], &shown["attempts"][1]["node"]),
+        (&json!("deleted"), &json!(node.name))
+    );
 }

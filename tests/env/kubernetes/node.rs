@@ -4,7 +4,7 @@
 //! which is where a server for them must listen. Names, registries and the rest of the world are not there.
 
 use super::{Cluster, Namespace, cluster, free_port};
-use crate::env::{container::on_path, keeper::Keeper};
+use crate::env::{container::on_path, keeper::Keeper, stderr};
 use serde_json::json;
 use std::{
     fs, io,
@@ -102,6 +102,32 @@ impl Node {
             }
         });
         way
+    }
+
+    /// Kills a container and takes it out of containerd's books, as `crictl rm --force` does: the kubelet finds nothing where it had been.
+    pub fn forget_container(&self, id: &str) {
+        // gRPC: no compression, the length; then field 1, a text (<https://github.com/kubernetes/cri-api>: RemoveContainerRequest).
+        let text = [&[0x0a, u8::try_from(id.len()).unwrap()], id.as_bytes()].concat();
+        let message = [&[0], &u32::try_from(text.len()).unwrap().to_be_bytes()[..], &text].concat();
+        let (body, head) = (self.keeper.file("request"), self.keeper.file("answer"));
+        fs::write(&body, message).unwrap();
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--http2-prior-knowledge",
+            "--header",
+            "content-type: application/grpc",
+        ]);
+        curl.args(["--header", "te: trailers", "--dump-header"])
+            .arg(&head)
+            .arg("--data-binary")
+            .arg(format!("@{}", body.display()));
+        curl.arg("--unix-socket").arg(self.keeper.file("containerd.sock"));
+        let output = curl.arg("http://localhost/runtime.v1.RuntimeService/RemoveContainer").output().unwrap();
+        let answer = fs::read_to_string(&head).unwrap_or_default();
+        assert!(output.status.success() && answer.contains("grpc-status: 0"), "{}{answer}", stderr(&output));
     }
 
     /// The pid of what all of it runs under.
