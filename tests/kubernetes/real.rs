@@ -91,6 +91,7 @@ fn send(queue: &Queue, job: &Value) -> RangeInclusive<i64> {
 
 /// What people, programs and SQL are told of a job that went well.
 fn assert_told(dispatcher: &Dispatcher, node: &Node, job: &str, sent: &RangeInclusive<i64>) {
+    wait_for("the queue's job to be in the ledger", || dispatcher.run(&["show", job]).status.success().then_some(()));
     let shown = dispatcher.wait(job, "succeeded");
     let place = dispatcher.namespace.get("pod", &pod(job, 1)).unwrap();
     let [one] = shown["attempts"].as_array().unwrap().as_slice() else { panic!("{shown:#}") };
