@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use sendo::{
     cluster::{Cluster, LaunchError, Observation, Stranger},
-    ledger::Order,
+    ledger::{Order, Speaker},
     record::wire::AttemptId,
 };
 use std::{
@@ -50,7 +50,7 @@ impl Cluster for AtOnce {
         self.answer(Ok(()))
     }
 
-    fn identify<'a>(&'a self, _token: &'a str, _id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>> {
+    fn identify<'a>(&'a self, _token: &'a str, _id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
         self.answer(Err(Stranger::Unknown("nobody runs here".into())))
     }
 

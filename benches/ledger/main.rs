@@ -105,7 +105,7 @@ async fn executing(ledger: &Ledger, id: &str) -> AttemptId {
         .expect("an order");
     let request = GrantRequest { id: order.id.clone(), nonce: NONCE.into() };
     let terms = Terms { report_every_ms: 1000, lease: Duration::from_secs(60) };
-    ledger.grant(&request, &order.uid, "00".into(), terms).await.expect("granted");
+    ledger.grant(&request, order.uid.as_str(), "00".into(), terms).await.expect("granted");
     order.id
 }
 

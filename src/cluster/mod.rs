@@ -5,7 +5,7 @@ pub mod kubernetes;
 pub mod local;
 
 use crate::{
-    ledger::{Foundling, Order},
+    ledger::{Foundling, Order, Speaker},
     record::wire::AttemptId,
 };
 use futures::future::BoxFuture;
@@ -31,8 +31,8 @@ pub trait Cluster: Send + Sync {
     /// The attempt's end is in the ledger: what only the running needed goes away.
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>>;
 
-    /// The UID of the place that the token speaks for, if it is a place of this attempt on this cluster.
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>>;
+    /// The place that the token speaks for, if it is a place of this attempt on this cluster.
+    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>>;
 
     /// How soon the attempt's place will be emptied by somebody else, where that is known.
     fn gone_within(&self, _id: &AttemptId) -> Option<Duration> {
@@ -129,6 +129,8 @@ pub struct Wait {
     pub cause: WaitCause,
     /// The scheduler's, or the kubelet's.
     pub words: String,
+    /// Where it was put, if it was.
+    pub node: Option<String>,
     pub waited: Duration,
     pub limit: Duration,
 }

@@ -54,7 +54,7 @@ mod tests {
     fn each_cause_has_its_time_and_its_words() {
         let wait = |cause, waited, limit| {
             let (waited, limit) = (Duration::from_secs(waited), Duration::from_secs(limit));
-            overdue(&Wait { cause, words: "0/3 nodes are available".into(), waited, limit }, Millis(1))
+            overdue(&Wait { cause, words: "0/3 nodes are available".into(), node: None, waited, limit }, Millis(1))
         };
         assert!(wait(WaitCause::Unschedulable, 60, 60).is_none());
         let end = wait(WaitCause::Unschedulable, 61, 60).unwrap().ending;

@@ -13,10 +13,21 @@ use crate::{
 /// The supervisor's exit code where nothing was run, or no longer counts.
 const NO_LEAVE: i32 = 75;
 
-/// Whether this is the end of a process that had no leave, of an attempt whose leave another process has: that one's end is proved by nothing.
-pub fn is_anothers(end: &End, granted: bool, story: Option<&Story>) -> bool {
-    let ended = story.is_some_and(|story| story.ending.is_some());
-    granted && end.last_start && end.exit == Some(SupervisorExit::Code(NO_LEAVE)) && !ended
+/// Why this end is none of the process that has the attempt's leave, as far as anybody knows; `None` if it is that one's.
+pub fn doubt(end: &End, granted: bool, story: Option<&Story>) -> Option<&'static str> {
+    if !granted || !end.last_start || story.is_some_and(|story| story.ending.is_some()) {
+        return None;
+    }
+    match end.exit {
+        Some(SupervisorExit::Code(NO_LEAVE)) => Some(
+            "its container was started twice: the one that was turned away has ended, of the other nothing is known",
+        ),
+        // Nobody saw an end, and nobody had brought one about: what has lost the record may have lost sight of a process that runs on.
+        None if end.cause.is_none() => Some(
+            "the kubelet has lost its container and saw no end of it; delete the Pod, and the kubelet sees to that",
+        ),
+        _ => None,
+    }
 }
 
 /// What is left of an attempt whose end is proved.
@@ -244,12 +255,21 @@ mod tests {
     #[test]
     fn a_second_start_that_was_turned_away_proves_nothing_of_the_first() {
         let end = |last_start, code| End { exit: Some(SupervisorExit::Code(code)), last_start, ..End::default() };
-        assert!(is_anothers(&end(true, 75), true, None));
-        assert!(is_anothers(&end(true, 75), true, Some(&story(None))));
+        let twice = |story: Option<&Story>| doubt(&end(true, 75), true, story).is_some_and(|why| why.contains("twice"));
+        assert!(twice(None) && twice(Some(&story(None))));
         // Nobody has it; it is the only one there was; it ended by itself.
         for (end, granted) in [(end(true, 75), false), (end(false, 75), true), (end(true, 1), true)] {
-            assert!(!is_anothers(&end, granted, None));
+            assert_eq!(doubt(&end, granted, None), None);
         }
+    }
+
+    #[test]
+    fn a_container_that_nobody_saw_end_and_nobody_ended_may_run_on() {
+        let lost = |cause| End { last_start: true, cause, ..End::default() };
+        assert!(doubt(&lost(None), true, None).is_some());
+        assert_eq!(doubt(&lost(None), false, None), None, "it never had leave");
+        assert_eq!(doubt(&lost(Some(EndCause::Deleted)), true, None), None, "the kubelet has ended it");
+        assert_eq!(doubt(&End { cause: Some(EndCause::NodeLost), ..End::default() }, true, None), None);
     }
 
     #[test]

@@ -88,10 +88,12 @@ impl Dispatcher {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
-        if let Some(end) = end
-            && !attempt.granted
-            && self.ledger.end_ungranted(id, end).await?
-        {
+        let Some(end) = end.filter(|_| !attempt.granted) else { return Ok(()) };
+        // Before the end: the next attempt goes by it.
+        if let Some(node) = &wait.node {
+            self.ledger.on_node(id, node).await?;
+        }
+        if self.ledger.end_ungranted(id, end).await? {
             self.stop(&attempt.order, LEAST_GRACE).await;
         }
         Ok(())
@@ -179,15 +181,16 @@ impl Dispatcher {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
         let story = self.believed(&attempt, &end.message);
-        if proof::is_anothers(&end, attempt.granted, story.as_ref()) {
-            let why = "its container was started twice: the one that was turned away has ended, of the other nothing is known";
+        // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
+        let is_cancelled = attempt.cancel_requested.is_some();
+        if let Some(why) = proof::doubt(&end, attempt.granted, story.as_ref()).filter(|_| !is_cancelled) {
             return self.unseen(&attempt, why).await;
         }
         let node = end.node.clone();
         let remains = proof::Remains {
             granted: attempt.granted,
             executing: attempt.executing,
-            cancelled: attempt.cancel_requested.is_some(),
+            cancelled: is_cancelled,
             end,
             story,
             now: ledger::now(),

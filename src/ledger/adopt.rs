@@ -5,7 +5,7 @@
 //! ask again. What the job loads is not in its place: the submitter who sends the job again fills it in, and until then it is not tried again.
 
 use super::{
-    Error, Incoming, Ledger,
+    Error, Incoming, Ledger, Speaker,
     batch::{Batch, LazyBatch},
     rows::{number, text},
     transact::Again,
@@ -105,11 +105,11 @@ impl Ledger {
 
     /// Binds an adopted attempt to the process that reports from its place: another ledger has given that one leave. False if there is nothing
     /// to bind.
-    pub async fn adopt_process(&self, id: &AttemptId, source: &str, uid: &str) -> Result<bool, Error> {
-        self.transact(|_: Again| self.adopt_process_once(id, source, uid)).await
+    pub async fn adopt_process(&self, id: &AttemptId, source: &str, speaker: &Speaker) -> Result<bool, Error> {
+        self.transact(|_: Again| self.adopt_process_once(id, source, speaker)).await
     }
 
-    async fn adopt_process_once(&self, id: &AttemptId, source: &str, uid: &str) -> Result<bool, Error> {
+    async fn adopt_process_once(&self, id: &AttemptId, source: &str, speaker: &Speaker) -> Result<bool, Error> {
         let mut tx = self.begin().await?;
         let (Some(mut job), Some(attempt)) =
             (self.job_row(&mut tx, &id.job).await?, self.attempt_row(&mut tx, id).await?)
@@ -117,11 +117,11 @@ impl Ledger {
             return Ok(false);
         };
         let is_open = attempt.awaits_its_process() && job.attempt == id.attempt;
-        if !is_open || !self.bind_uid(&mut tx, id, uid).await? {
+        if !is_open || !self.bind_uid(&mut tx, id, &speaker.uid).await? {
             return Ok(false);
         }
         let now = super::now();
-        self.bind(&mut tx, &GrantRequest { id: id.clone(), nonce: text(source) }).await?;
+        self.bind(&mut tx, &GrantRequest { id: id.clone(), nonce: text(source) }, speaker).await?;
         self.sql("UPDATE attempts SET executing_at_ms = ? WHERE job_id = ? AND attempt = ?")
             .bind(now.0)
             .bind(id.job.clone())

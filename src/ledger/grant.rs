@@ -24,6 +24,20 @@ pub struct Terms {
     pub lease: Duration,
 }
 
+/// The place that a supervisor speaks from, as its cluster vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Speaker {
+    pub uid: String,
+    /// The node that it is on, where the cluster has nodes and says so.
+    pub node: Option<String>,
+}
+
+impl From<&str> for Speaker {
+    fn from(uid: &str) -> Self {
+        Self { uid: uid.to_owned(), node: None }
+    }
+}
+
 impl Ledger {
     /// Answers a supervisor that asks to start. `key` signs its termination message.
     ///
@@ -31,17 +45,18 @@ impl Ledger {
     pub async fn grant(
         &self,
         request: &GrantRequest,
-        uid: &str,
+        speaker: impl Into<Speaker>,
         key: String,
         terms: Terms,
     ) -> Result<GrantAnswer, Error> {
-        self.transact(|_| self.grant_once(request, uid, &key, terms)).await
+        let speaker = speaker.into();
+        self.transact(|_| self.grant_once(request, &speaker, &key, terms)).await
     }
 
     async fn grant_once(
         &self,
         request: &GrantRequest,
-        uid: &str,
+        speaker: &Speaker,
         key: &str,
         terms: Terms,
     ) -> Result<GrantAnswer, Error> {
@@ -64,14 +79,14 @@ impl Ledger {
             return no("the attempt is over");
         }
         // First, so that two that ask at once see each other.
-        if !self.bind_uid(&mut tx, &request.id, uid).await? {
+        if !self.bind_uid(&mut tx, &request.id, &speaker.uid).await? {
             return no("another place has this attempt");
         }
         match attempt.nonce {
             Some(nonce) if nonce != request.nonce => return no("another process has this attempt's grant"),
             Some(_) => {}
             None if row.cancel_requested => return no("the job was cancelled"),
-            None => self.bind(&mut tx, request).await?,
+            None => self.bind(&mut tx, request, speaker).await?,
         }
         let lease_ms = match row.job.fencing {
             Fencing::Patient => None,
@@ -122,10 +137,12 @@ impl Ledger {
         Ok(true)
     }
 
-    pub(super) async fn bind(&self, tx: &mut Tx, request: &GrantRequest) -> Result<(), Error> {
-        self.sql("UPDATE attempts SET nonce = ?, granted_at_ms = ? WHERE job_id = ? AND attempt = ?")
+    pub(super) async fn bind(&self, tx: &mut Tx, request: &GrantRequest, speaker: &Speaker) -> Result<(), Error> {
+        let statement = "UPDATE attempts SET nonce = ?, granted_at_ms = ?, node = COALESCE(?, node) WHERE job_id = ? AND attempt = ?";
+        self.sql(statement)
             .bind(request.nonce.clone())
             .bind(super::now().0)
+            .bind(speaker.node.clone())
             .bind(request.id.job.clone())
             .bind(i64::from(request.id.attempt))
             .execute(&mut **tx)

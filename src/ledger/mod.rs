@@ -35,7 +35,7 @@ pub use adopt::Foundling;
 pub use count::statements;
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
-pub use grant::Terms;
+pub use grant::{Speaker, Terms};
 pub use launch::{Launch, Order, Place};
 pub use live::{LiveAttempt, Running};
 pub use operate::{Cancelled, ConfirmedDead, Retried};

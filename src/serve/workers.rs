@@ -3,7 +3,7 @@
 use super::Service;
 use crate::{
     cluster::Stranger,
-    ledger,
+    ledger::{self, Speaker},
     problem::Problem,
     record::wire::{AttemptId, Body, GrantAnswer, GrantRequest, RecordBatch, RecordsAnswer},
 };
@@ -31,9 +31,9 @@ async fn grant(
     headers: HeaderMap,
     Json(request): Json<GrantRequest>,
 ) -> Result<Json<GrantAnswer>, Problem> {
-    let uid = speaker(&service, &headers, &request.id).await?;
+    let speaker = speaker(&service, &headers, &request.id).await?;
     let key = service.key.of_attempt(&request.id, &request.nonce);
-    Ok(Json(service.ledger.grant(&request, &uid, key, service.terms).await?))
+    Ok(Json(service.ledger.grant(&request, speaker, key, service.terms).await?))
 }
 
 async fn records(
@@ -41,10 +41,10 @@ async fn records(
     headers: HeaderMap,
     Json(batch): Json<RecordBatch>,
 ) -> Result<Json<RecordsAnswer>, Problem> {
-    let uid = speaker(&service, &headers, &batch.id).await?;
+    let speaker = speaker(&service, &headers, &batch.id).await?;
     let append = || service.ledger.append(&batch, service.terms.report_every_ms);
     let mut answer = match append().await {
-        Err(ledger::Error::NotKnownYet(id)) if service.ledger.adopt_process(&id, &batch.source, &uid).await? => {
+        Err(ledger::Error::NotKnownYet(id)) if service.ledger.adopt_process(&id, &batch.source, &speaker).await? => {
             append().await?
         }
         answer => answer?,
@@ -57,12 +57,12 @@ async fn records(
     Ok(Json(answer))
 }
 
-/// The UID of the place that speaks, if the attempt's cluster vouches that it is the one of the attempt that the body names.
-async fn speaker(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<String, Problem> {
+/// The place that speaks, if the attempt's cluster vouches that it is the one of the attempt that the body names.
+async fn speaker(service: &Service, headers: &HeaderMap, id: &AttemptId) -> Result<Speaker, Problem> {
     let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let token = token.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "this needs the token of an attempt"))?;
-    let uid = service.cluster.identify(token, id).await;
-    uid.map_err(|stranger| {
+    let speaker = service.cluster.identify(token, id).await;
+    speaker.map_err(|stranger| {
         let status = match stranger {
             Stranger::Unknown(_) => StatusCode::UNAUTHORIZED,
             Stranger::Another(_) => StatusCode::FORBIDDEN,

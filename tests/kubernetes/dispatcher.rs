@@ -1,14 +1,19 @@
 //! A `sendo serve` of a test's own on a namespace of its own.
 
 use crate::env::{
-    kubernetes::{Cluster, Namespace, cluster, free_port},
+    elasticmq,
+    kubernetes::{
+        Cluster, Namespace, cluster, free_port,
+        node::{self, Node},
+    },
+    ledgers::Place,
     scratch, sendo, stderr, stdout, wait_for,
 };
 use sendo::{cluster::kubernetes::pod_name, record::wire::AttemptId};
 use serde_json::{Value, json};
 use std::{
     fs::{self, OpenOptions},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 use tempfile::TempDir;
@@ -21,6 +26,83 @@ pub struct Dispatcher {
     /// Where supervisors ask.
     pub workers: String,
     pub namespace: Namespace<'static>,
+    ledger: Option<Place>,
+}
+
+/// What a `sendo serve` is given.
+pub struct Setup {
+    namespace: Namespace<'static>,
+    /// This machine, as its Pods see it.
+    address: String,
+    /// The worker image without its tag, and that.
+    image: (&'static str, &'static str),
+    /// Of its cluster; tables may follow.
+    keys: String,
+    template: String,
+    /// In place of its own file.
+    ledger: Option<Place>,
+}
+
+impl Setup {
+    fn new(namespace: Namespace<'static>, keys: &str, template: &str) -> Self {
+        let (address, image) = ("127.0.0.1".into(), ("worker", "1"));
+        Self { namespace, address, image, keys: keys.into(), template: template.into(), ledger: None }
+    }
+
+    /// Its Pods are run by the real kubelet, in the image that `docker/build` made.
+    pub fn real(node: &Node, keys: &str, template: &str) -> Self {
+        let setup = Self::new(node.namespace.beside(), keys, template);
+        Self { address: node.address.clone(), image: node::WORKER.rsplit_once(':').unwrap(), ..setup }
+    }
+
+    /// Its jobs come from this queue, too.
+    pub fn queue(mut self, url: &str) -> Self {
+        let endpoint = elasticmq::elasticmq().endpoint();
+        self.keys += &format!("\n[[queue]]\nurl = {url:?}\nendpoint = {endpoint:?}\n");
+        self
+    }
+
+    /// Its ledger is on a server.
+    pub fn ledger(self, place: Place) -> Self {
+        Self { ledger: Some(place), ..self }
+    }
+
+    /// What its jobs need is there before it is.
+    pub fn start_with(self, supply: impl FnOnce(&Namespace)) -> Dispatcher {
+        supply(&self.namespace);
+        self.start()
+    }
+
+    pub fn start(self) -> Dispatcher {
+        let home = scratch();
+        let (people, workers) = (free_port(), free_port());
+        self.write(home.path(), people, workers);
+        let process = run(home.path(), self.ledger.as_ref());
+        let Self { namespace, address, ledger, .. } = self;
+        let url = format!("http://127.0.0.1:{people}");
+        let workers = format!("http://{address}:{workers}");
+        let mut dispatcher = Dispatcher { process, home, url, workers, namespace, ledger };
+        dispatcher.wait_until_ready();
+        dispatcher
+    }
+
+    fn write(&self, home: &Path, people: u16, workers: u16) {
+        let template = if self.template.is_empty() { "{}" } else { &self.template };
+        fs::write(home.join("template.yaml"), template).unwrap();
+        let (address, (image, tag)) = (&self.address, self.image);
+        let text = format!(
+            "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
+             heartbeat = \"200ms\"\nreport_every = \"200ms\"\n\
+             [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
+             image = \"{image}\"\ndefault_tag = \"{tag}\"\nservice_account = \"sendo-worker\"\nledger_url = \"http://{address}:{workers}/\"\n\
+             template = \"{home}/template.yaml\"\n{keys}\n",
+            home = home.display(),
+            kubeconfig = self.namespace.dispatcher().display(),
+            namespace = self.namespace.name,
+            keys = self.keys,
+        );
+        fs::write(home.join("sendo.toml"), text).unwrap();
+    }
 }
 
 impl Dispatcher {
@@ -35,16 +117,7 @@ impl Dispatcher {
 
     /// The same on a cluster that may be broken.
     pub fn on(cluster: &'static Cluster, keys: &str, template: &str) -> Self {
-        let namespace = cluster.namespace();
-        let home = scratch();
-        let (people, workers) = (free_port(), free_port());
-        let kubeconfig = namespace.dispatcher();
-        let config = settings(home.path(), &namespace.name, &kubeconfig, people, workers, keys, template);
-        let process = run(home.path(), &config);
-        let [url, workers] = [people, workers].map(|port| format!("http://127.0.0.1:{port}"));
-        let mut dispatcher = Self { process, home, url, workers, namespace };
-        dispatcher.wait_until_ready();
-        dispatcher
+        Setup::new(cluster.namespace(), keys, template).start()
     }
 
     fn wait_until_ready(&mut self) {
@@ -65,7 +138,7 @@ impl Dispatcher {
 
     /// Starts it again after that.
     pub fn restart(&mut self) {
-        self.process = run(self.home.path(), &self.home.path().join("sendo.toml"));
+        self.process = run(self.home.path(), self.ledger.as_ref());
         self.wait_until_ready();
     }
 
@@ -115,9 +188,13 @@ impl Dispatcher {
         wait_for(&format!("`{words}` in the log"), || self.log().contains(words).then_some(()));
     }
 
-    /// Rows of a query on the ledger, by SQLite's own program.
+    /// Rows of a query on the ledger, where it is a file by SQLite's own program.
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<Value> {
+        if let Some(place) = &self.ledger {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            return runtime.block_on(place.rows(query));
+        }
         let output =
             Command::new("sqlite3").arg("-json").arg(self.home.path().join("state/ledger.db")).arg(query).output();
         let output = output.unwrap();
@@ -166,42 +243,19 @@ pub fn attempt(shown: &Value) -> &Value {
 /// A `sendo serve` that must not come up: what it says.
 #[track_caller]
 pub fn refused(keys: &str, template: &str) -> String {
-    let namespace = cluster().namespace();
     let home = scratch();
-    let kubeconfig = namespace.dispatcher();
-    let config = settings(home.path(), &namespace.name, &kubeconfig, free_port(), free_port(), keys, template);
-    let output = sendo().args(["serve", "--config"]).arg(config).output().unwrap();
+    let setup = Setup::new(cluster().namespace(), keys, template);
+    setup.write(home.path(), free_port(), free_port());
+    let output = sendo().args(["serve", "--config"]).arg(home.path().join("sendo.toml")).output().unwrap();
     assert!(!output.status.success());
     stderr(&output)
 }
 
-fn settings(
-    home: &Path,
-    namespace: &str,
-    kubeconfig: &Path,
-    people: u16,
-    workers: u16,
-    keys: &str,
-    template: &str,
-) -> PathBuf {
-    let config = home.join("sendo.toml");
-    fs::write(home.join("template.yaml"), if template.is_empty() { "{}" } else { template }).unwrap();
-    let text = format!(
-        "listen = \"127.0.0.1:{people}\"\nworker_listen = \"127.0.0.1:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
-         heartbeat = \"200ms\"\nreport_every = \"200ms\"\n\
-         [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
-         image = \"worker\"\ndefault_tag = \"1\"\nservice_account = \"sendo-worker\"\nledger_url = \"http://127.0.0.1:{workers}/\"\n\
-         template = \"{home}/template.yaml\"\n{keys}\n",
-        home = home.display(),
-        kubeconfig = kubeconfig.display()
-    );
-    fs::write(&config, text).unwrap();
-    config
-}
-
-fn run(home: &Path, config: &Path) -> Child {
+fn run(home: &Path, ledger: Option<&Place>) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
     let mut command = sendo();
-    command.args(["serve", "--config"]).arg(config).stdin(Stdio::null());
+    command.args(["serve", "--config"]).arg(home.join("sendo.toml")).stdin(Stdio::null());
+    command.envs(elasticmq::CREDENTIALS).env("AWS_EC2_METADATA_DISABLED", "true");
+    command.envs(ledger.map(|place| ("SENDO_DATABASE_URL", &place.url)));
     command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }

@@ -1,6 +1,9 @@
 //! Pods that end without a word of their supervisor: what the kubelet and the node say.
 
-use super::dispatcher::{Dispatcher, attempt, pod, script};
+use super::{
+    dispatcher::{Dispatcher, attempt, pod, script},
+    identity::{ask, token},
+};
 use serde_json::json;
 
 fn fate(annotations: &str) -> String {
@@ -99,4 +102,24 @@ fn a_node_that_is_gone_is_an_end_only_where_the_settings_trust_that() {
     let shown = trusting.wait("a", "failed");
     assert_eq!(attempt(&shown)["outcome"], "node_lost", "{shown:#}");
     assert_eq!(doubting.json(&["show", "a"])["phase"], "setting_up");
+}
+
+#[test]
+fn an_attempt_whose_end_is_in_doubt_waits_until_somebody_cancels_it() {
+    let (dispatcher, _) = started("", "");
+    let name = pod("a", 1);
+    dispatcher.namespace.wait_for_phase(&name, "Running");
+    assert_eq!(ask(&dispatcher, "a", "n", &token(&dispatcher, &name, "sendo")).1["answer"], "granted");
+    // What a kubelet says of a second start, which was turned away.
+    let ended = json!({"name": "worker", "image": "worker", "imageID": "", "ready": false, "restartCount": 1,
+        "state": {"terminated": {"exitCode": 75, "reason": "Error"}}});
+    let patch = json!({"status": {"phase": "Failed", "containerStatuses": [ended]}}).to_string();
+    dispatcher.namespace.kubectl(&["patch", "pod", &name, "--subresource=status", "--type=merge", "-p", &patch]);
+    dispatcher.wait_for_log("its container was started twice");
+    assert_eq!(dispatcher.json(&["show", "a"])["phase"], "setting_up");
+    assert!(dispatcher.run(&["cancel", "a"]).status.success());
+    dispatcher.wait("a", "cancelled");
+    dispatcher
+        .namespace
+        .wait_for_pod(&name, "released or gone", |pod| pod["metadata"]["finalizers"].is_null().then_some(()));
 }

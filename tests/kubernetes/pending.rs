@@ -1,6 +1,7 @@
 //! Pods that never begin: each cause has its time, and then its words.
 
 use super::dispatcher::{Dispatcher, attempt, pod, script};
+use serde_json::json;
 
 /// The job's end, and its attempt's verdict as one text.
 fn failed(dispatcher: &Dispatcher, job: &str) -> (String, String) {
@@ -36,14 +37,16 @@ fn an_image_that_cannot_be_had_fails_with_the_kubelets_words() {
 fn a_container_that_cannot_be_made_is_the_infrastructures_fault() {
     let template = "metadata: {annotations: {sendo.test/wait-reason: CreateContainerConfigError, sendo.test/message: 'secret \"x\" not found'}}\nspec: {}";
     let dispatcher = Dispatcher::with("start_within = \"1s\"", template);
-    dispatcher.namespace.fake_nodes(1, "8", "32Gi");
+    let node = dispatcher.namespace.fake_nodes(1, "8", "32Gi").remove(0);
     let mut job = script("a", "true");
-    job["retry"] = serde_json::json!({"infrastructure_limit": 1, "backoff": "10ms"});
+    job["retry"] = json!({"infrastructure_limit": 1, "backoff": "10ms"});
     dispatcher.submit(&job);
     let (outcome, verdict) = failed(&dispatcher, "a");
     assert_eq!(outcome, "container_not_started");
     assert!(verdict.contains("not found"), "{verdict}");
-    assert_eq!(dispatcher.sql("SELECT * FROM attempts").len(), 2);
+    // The second try would rather have gone to another node.
+    let tries = dispatcher.sql("SELECT node, avoid_node FROM attempts ORDER BY attempt");
+    assert_eq!(tries, [json!({"node": node, "avoid_node": null}), json!({"node": node, "avoid_node": node})]);
 }
 
 #[test]

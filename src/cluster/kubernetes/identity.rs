@@ -5,7 +5,7 @@
 //! than [`REFETCH`]: whoever sends nonsense must not make us flood the API server. No TokenReview is needed, no Secret, and no request per report.
 
 use super::{name, pod::AUDIENCE};
-use crate::{cluster::Stranger, record::wire::AttemptId};
+use crate::{cluster::Stranger, ledger::Speaker, record::wire::AttemptId};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
     jwk::{Jwk, JwkSet},
@@ -59,6 +59,8 @@ struct Claims {
 struct Bound {
     namespace: String,
     pod: Option<PodRef>,
+    /// Said since Kubernetes 1.30.
+    node: Option<NodeRef>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,13 +69,18 @@ struct PodRef {
     uid: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct NodeRef {
+    name: String,
+}
+
 impl Identity {
     pub fn new(client: kube::Client, namespace: String) -> Self {
         Self { client, namespace, keys: RwLock::default(), asked: Mutex::default() }
     }
 
-    /// The UID of the attempt's Pod, if the token is that Pod's.
-    pub async fn identify(&self, token: &str, id: &AttemptId) -> Result<String, Stranger> {
+    /// The attempt's Pod, if the token is that Pod's.
+    pub async fn identify(&self, token: &str, id: &AttemptId) -> Result<Speaker, Stranger> {
         let kid = key_id(token)?;
         let mut keys = self.keys.read().await.clone();
         let knows = |keys: &Option<Arc<Keys>>| keys.as_ref().is_some_and(|keys| keys.set.find(&kid).is_some());
@@ -136,8 +143,8 @@ fn key_id(token: &str) -> Result<String, Stranger> {
     jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid).ok_or_else(unknown)
 }
 
-/// The UID in a good token of the attempt's Pod.
-fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId) -> Result<String, Stranger> {
+/// The Pod in a good token of the attempt's.
+fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId) -> Result<Speaker, Stranger> {
     let unknown = |why: String| Stranger::Unknown(why);
     let header = jsonwebtoken::decode_header(token).map_err(|why| unknown(why.to_string()))?;
     if !ALGORITHMS.contains(&header.alg) {
@@ -159,7 +166,7 @@ fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId)
     if pod.name != name::pod(id) {
         return Err(Stranger::Another(format!("the token is the Pod {}'s, and that is not the one of {id}", pod.name)));
     }
-    Ok(pod.uid)
+    Ok(Speaker { uid: pod.uid, node: bound.node.map(|node| node.name) })
 }
 
 #[cfg(test)]

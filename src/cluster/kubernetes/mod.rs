@@ -29,7 +29,7 @@ pub use settings::Settings;
 use super::{Cluster, Described, LaunchError, Observation, Stranger, Wait, WaitCause};
 use crate::{
     dispatch::bell::Bell,
-    ledger::{self, Order},
+    ledger::{self, Order, Speaker},
     record::wire::AttemptId,
 };
 use answer::Answer;
@@ -311,7 +311,7 @@ impl Cluster for Kubernetes {
         Box::pin(self.let_go(id))
     }
 
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>> {
+    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
         Box::pin(self.identity.identify(token, id))
     }
 

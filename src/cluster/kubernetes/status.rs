@@ -92,7 +92,8 @@ fn waiting(seen: &Seen, worker: &Words, settings: &Settings, now: Millis) -> Wai
     let reason = words.reason.as_str();
     // Since the scheduler let go of it, or since it was made.
     let waited = now.since(seen.scheduled.unwrap_or(seen.created));
-    let wait = |cause, words: String, limit: Duration| Wait { cause, words, waited, limit };
+    let node = seen.node.clone();
+    let wait = |cause, words: String, limit: Duration| Wait { cause, words, node, waited, limit };
     if seen.phase == "Failed" {
         // The kubelet has refused it (OutOfcpu, NodeAffinity), or it was evicted before it began: it will not begin any more.
         let said = seen.reason.clone().or_else(|| seen.disruption.clone()).unwrap_or_else(|| words.clone());

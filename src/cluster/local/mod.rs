@@ -16,7 +16,7 @@ use super::{
     key::{Bearer, Key},
 };
 use crate::{
-    ledger::Order,
+    ledger::{Order, Speaker},
     record::{
         job::{Fencing, OnTerm, SecretRef},
         span::Span,
@@ -299,14 +299,14 @@ impl Cluster for Local {
         Box::pin(async move { block_in_place(|| self.release_now(id)) })
     }
 
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<String, Stranger>> {
+    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
         Box::pin(async move {
             let bearer = self.key.vouch(token);
             let bearer = bearer.ok_or_else(|| Stranger::Unknown("it is not one of ours, or no longer good".into()))?;
             if bearer.id != *id {
                 return Err(Stranger::Another(format!("the token is for {}, the body for {id}", bearer.id)));
             }
-            Ok(bearer.uid)
+            Ok(Speaker { uid: bearer.uid, node: None })
         })
     }
 

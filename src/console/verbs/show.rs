@@ -48,6 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
             attempt.attempt.to_string(),
             attempt.state.clone(),
             attempt.cluster.clone(),
+            attempt.node.clone().unwrap_or_default(),
             attempt.outcome.clone().unwrap_or_default(),
             attempt.ended_at_ms.map(|ended| format::span(ended - began)).unwrap_or_default(),
             attempt.exit_code.map(|code| code.to_string()).unwrap_or_default(),
@@ -56,7 +57,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
     });
     text.push_str(&format!(
         "\n{}",
-        format::table(&["ATTEMPT", "STATE", "CLUSTER", "OUTCOME", "RAN FOR", "EXIT CODE", "MEMORY"], attempts)
+        format::table(&["ATTEMPT", "STATE", "CLUSTER", "NODE", "OUTCOME", "RAN FOR", "EXIT CODE", "MEMORY"], attempts)
     ));
     if let Some(lines) = job.attempts.last().map(|attempt| &attempt.last_lines).filter(|lines| !lines.is_empty()) {
         text.push_str("\nlast lines\n");

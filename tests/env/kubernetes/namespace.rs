@@ -14,7 +14,7 @@ const RBAC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/kubernetes/rbac.
 /// On all that is the namespace's and not in it.
 const OWNER: &str = "sendo.test/namespace";
 
-/// It enforces Pod Security `restricted`, and its Pods run on its own nodes alone. Gone when dropped.
+/// It enforces Pod Security `restricted`, and its Pods run on its own nodes alone, or on another's. Gone when dropped.
 pub struct Namespace<'a> {
     pub name: String,
     pub cluster: &'a Cluster,
@@ -23,13 +23,22 @@ pub struct Namespace<'a> {
 
 impl<'a> Namespace<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
+        Self::on_nodes_of(cluster, None)
+    }
+
+    /// Another one, whose Pods run on this one's nodes.
+    pub fn beside(&self) -> Self {
+        Self::on_nodes_of(self.cluster, Some(&self.name))
+    }
+
+    fn on_nodes_of(cluster: &'a Cluster, owner: Option<&str>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let namespace = Self { name, cluster, nodes: AtomicU32::new(0) };
         let (name, level) = (&namespace.name, "pod-security.kubernetes.io/enforce");
         cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": name, "labels": {level: "restricted"},
-            "annotations": {"scheduler.alpha.kubernetes.io/node-selector": format!("{OWNER}={name}")},
+            "annotations": {"scheduler.alpha.kubernetes.io/node-selector": format!("{OWNER}={}", owner.unwrap_or(name))},
         }}));
         // A Pod is refused until its namespace has this.
         wait_for("the service account `default`", || namespace.get("serviceaccount", "default"));

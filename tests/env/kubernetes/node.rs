@@ -4,14 +4,16 @@
 //! which is where a server for them must listen. Names, registries and the rest of the world are not there.
 
 use super::{Cluster, Namespace, cluster, free_port};
-use crate::env::{container::on_path, keeper::Keeper};
+use crate::env::{container::on_path, keeper::Keeper, stderr};
 use serde_json::json;
 use std::{
-    fs,
+    fs, io,
+    net::{Shutdown, TcpListener, TcpStream},
     panic::catch_unwind,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    thread,
 };
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/env/kubernetes/node.sh");
@@ -88,6 +90,46 @@ impl Node {
         Self { namespace, name, address, keeper }
     }
 
+    /// A port of the node's address that leads to this one of the machine's loopback, as long as the test run lasts.
+    pub fn way_to(&self, port: u16) -> u16 {
+        let listener = TcpListener::bind((self.address.as_str(), 0)).unwrap();
+        let way = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for pod in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                pass_on(&pod, &server);
+                pass_on(&server, &pod);
+            }
+        });
+        way
+    }
+
+    /// Kills a container and takes it out of containerd's books, as `crictl rm --force` does: the kubelet finds nothing where it had been.
+    pub fn forget_container(&self, id: &str) {
+        // gRPC: no compression, the length; then field 1, a text (<https://github.com/kubernetes/cri-api>: RemoveContainerRequest).
+        let text = [&[0x0a, u8::try_from(id.len()).unwrap()], id.as_bytes()].concat();
+        let message = [&[0], &u32::try_from(text.len()).unwrap().to_be_bytes()[..], &text].concat();
+        let (body, head) = (self.keeper.file("request"), self.keeper.file("answer"));
+        fs::write(&body, message).unwrap();
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--http2-prior-knowledge",
+            "--header",
+            "content-type: application/grpc",
+        ]);
+        curl.args(["--header", "te: trailers", "--dump-header"])
+            .arg(&head)
+            .arg("--data-binary")
+            .arg(format!("@{}", body.display()));
+        curl.arg("--unix-socket").arg(self.keeper.file("containerd.sock"));
+        let output = curl.arg("http://localhost/runtime.v1.RuntimeService/RemoveContainer").output().unwrap();
+        let answer = fs::read_to_string(&head).unwrap_or_default();
+        assert!(output.status.success() && answer.contains("grpc-status: 0"), "{}{answer}", stderr(&output));
+    }
+
     /// The pid of what all of it runs under.
     pub fn pid(&self) -> i32 {
         self.keeper.pid_of("node")
@@ -99,6 +141,15 @@ impl Node {
         let groups = groups.chain(["/sys/fs/cgroup".into()]).map(|group| group.join(format!("sendo-test-{run}")));
         groups.chain([format!("/sys/class/net/sendo{run}").into()]).filter(|trace| trace.exists()).collect()
     }
+}
+
+/// Until the end of one direction, which is told.
+fn pass_on(from: &TcpStream, to: &TcpStream) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to); // a side that is gone has ended it
+        let _ = to.shutdown(Shutdown::Write);
+    });
 }
 
 fn pki(cluster: &Cluster, name: &str, end: &str) -> PathBuf {

@@ -34,11 +34,14 @@ ip link set "$BRIDGE" up
 
 for controller in /sys/fs/cgroup /sys/fs/cgroup/*; do
   if [ -e "$controller/cgroup.procs" ]; then mkdir -p "$controller/$CGROUP"; fi
+  # All its Pods together would have one process's share of a busy machine.
+  if [ -e "$controller/$CGROUP/cpu.shares" ]; then echo 8192 >"$controller/$CGROUP/cpu.shares"; fi
 done
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   for controller in cpuset cpu io memory pids; do
     echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || :
   done
+  if [ -e "/sys/fs/cgroup/$CGROUP/cpu.weight" ]; then echo 800 >"/sys/fs/cgroup/$CGROUP/cpu.weight"; fi
 fi
 
 containerd --config "$folder/containerd.toml" >"$folder/containerd.log" 2>&1 &

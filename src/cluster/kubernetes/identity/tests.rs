@@ -54,14 +54,17 @@ fn claims(more: Value) -> Value {
     claims
 }
 
-fn told(signer: &Signer, token: &str) -> Result<String, Stranger> {
+fn told(signer: &Signer, token: &str) -> Result<Speaker, Stranger> {
     verify(token, &signer.jwk, "https://kubernetes", "jobs", &id())
 }
 
 #[test]
-fn a_good_token_names_its_pod() {
+fn a_good_token_names_its_pod_and_the_node() {
     let signer = Signer::new();
     assert_eq!(told(&signer, &signer.sign(&claims(json!({})))), Ok("u".into()));
+    let mut named = claims(json!({}));
+    named["kubernetes.io"]["node"] = json!({"name": "n", "uid": "v"});
+    assert_eq!(told(&signer, &signer.sign(&named)), Ok(Speaker { uid: "u".into(), node: Some("n".into()) }));
 }
 
 #[test]
