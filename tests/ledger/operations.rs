@@ -26,7 +26,8 @@ fn now_ms(database: Database) -> &'static str {
         Database::Postgresql => "PostgreSQL",
         Database::Mariadb => "MySQL, MariaDB",
     };
-    let row = OPERATIONS.lines().find_map(|line| line.strip_prefix(&format!("| {name} | `"))).unwrap();
+    let (_, table) = OPERATIONS.split_once("| NOW_MS |").unwrap();
+    let row = table.lines().find_map(|line| line.strip_prefix(&format!("| {name} | `"))).unwrap();
     row.split('`').next().unwrap()
 }
 
@@ -35,12 +36,16 @@ on_each_database! {
     async fn the_statements_of_the_operations_manual_run(fresh: Fresh) {
         fresh.executing(&job("orders", false)).await;
         let now_ms = now_ms(fresh.place.database);
-        let drift = fresh.place.count(&format!("SELECT CAST({now_ms} - {} AS DECIMAL(20, 0))", sendo::ledger::now().0)).await;
+        let drift = fresh.place.count(&format!("SELECT {now_ms}")).await - sendo::ledger::now().0;
         assert!(drift.abs() < 60_000, "{now_ms} is off by {drift} ms");
         let statements = statements();
         assert!(statements.len() >= 10, "{}", statements.len());
         for statement in statements {
-            let statement = statement.replace("NOW_MS", now_ms);
+            let mut statement = statement.replace("NOW_MS", now_ms);
+            if statement.starts_with("SELECT") {
+                // Averages are of types that the tests' driver cannot read.
+                statement = format!("SELECT COUNT(*) FROM ({statement}) AS found");
+            }
             let mut session = fresh.place.session().await;
             let run = sqlx::Executor::execute(&mut session, sqlx::AssertSqlSafe(statement.clone())).await;
             run.unwrap_or_else(|why| panic!("{why}: {statement}"));
