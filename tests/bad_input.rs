@@ -223,6 +223,98 @@ fn flags_that_make_no_sense_are_told_before_anything_starts() {
     );
 }
 
+/// `sendo serve` with these settings, which are to be refused.
+fn serve_with(home: &Path, settings: &str) -> Output {
+    let config = home.join("sendo.toml");
+    std::fs::write(&config, settings).unwrap();
+    sendo().args(["serve", "--config"]).arg(&config).env("HOME", home).output().unwrap()
+}
+
+#[test]
+fn settings_that_are_wrong_are_told_by_file_and_key_with_the_mend() {
+    let home = env::scratch();
+    let queue = |keys: &str| format!("[[queue]]\nurl = \"https://sqs.eu-west-1.amazonaws.com/1/jobs\"\n{keys}");
+    let kubernetes = |keys: &str| format!("[[cluster]]\nkind = \"kubernetes\"\n{keys}");
+    let whole = "namespace = \"n\"\nimage = \"r/w\"\n";
+    for (settings, parts) in [
+        ("heartbeat = 10".into(), ["`heartbeat`", "30s"]),
+        ("linger = \"10 moons\"".into(), ["`linger`", "moons"]),
+        ("listen = \"localhost:8920\"".into(), ["`listen`", "127.0.0.1:8920"]),
+        ("listen = \"0.0.0.0:8920\"".into(), ["listen", "proxy in front"]),
+        ("max_running = \"many\"".into(), ["`max_running`", "many"]),
+        ("max_running = 0".into(), ["max_running", "at least 1"]),
+        ("database_url = \"oracle://x\"".into(), ["database_url", "postgres:"]),
+        ("[limits]\nper_tenent = 1".into(), ["per_tenent", "did you mean `per_tenant`?"]),
+        ("[limits]\nper_tenant = 0".into(), ["limits.per_tenant", "leave it out"]),
+        ("[limits]\nmax_memory = \"16 gigs\"".into(), ["`limits.max_memory`", "8Gi"]),
+        (
+            "[limits.tenant.acme]\nmax_running = 0".into(),
+            ["limits.tenant.\"acme\".max_running", "sendo pause tenant acme"],
+        ),
+        (
+            "[limits.definition.\"acme/x\"]\nmax_running = 0".into(),
+            ["limits.definition.\"acme/x\".max_running", "sendo pause definition acme/x"],
+        ),
+        ("[retention]\nheartbeats = \"100days\"".into(), ["retention", "rolled_up"]),
+        ("[[queue]]\npollers = 4".into(), ["queue[0].url", "is missing"]),
+        ("[[queue]]\nurl = \"jobs\"".into(), ["`jobs`", "looks like https://sqs."]),
+        (queue("reject = \"drop\""), ["`queue[0].reject`", "neither redrive nor delete"]),
+        ("[queue]\nurl = \"jobs\"".into(), ["[[queue]]", "double brackets"]),
+        ("[[cluster]]\nkind = \"nomad\"".into(), ["cluster.kind", "nomad"]),
+        ("[[cluster]]\ntool = \"x\"".into(), ["cluster", "did you mean `tools`?"]),
+        ("[[cluster]]\nname = \"a\"\n[[cluster]]\nname = \"b\"".into(), ["exactly one [[cluster]]", "2"]),
+        (kubernetes("namspace = \"n\""), ["namspace", "did you mean `namespace`?"]),
+        (kubernetes("image = \"r/w\""), ["`namespace`", "where the Pods go"]),
+        (kubernetes("namespace = \"n\"\nimage = \"r/w:1\""), ["`image`", "`default_tag`"]),
+        (kubernetes(&format!("{whole}ledger_url = \"http://\"")), ["`ledger_url`", "https://sendo.example:8921/"]),
+        (kubernetes("max_grace = \"6 moons\""), ["cluster.max_grace", "moons"]),
+        (kubernetes("max_cpu = 4"), ["cluster.max_cpu", "expected a string"]),
+    ] {
+        says(&serve_with(home.path(), &settings), 1, &["sendo.toml", parts[0], parts[1]]);
+    }
+    let mut command = sendo();
+    command.args(["serve", "--config"]).arg(home.path().join("sendo.toml"));
+    std::fs::write(home.path().join("sendo.toml"), "").unwrap();
+    says(&command.env("SENDO_LEASE", "5").output().unwrap(), 1, &["`lease`", "the variable SENDO_LEASE", "30s"]);
+}
+
+#[test]
+fn files_that_the_settings_name_are_told_by_key_and_path() {
+    let home = env::scratch();
+    let in_home = |name: &str, text: &str| {
+        let file = home.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let state_dir = format!("listen = \"127.0.0.1:0\"\nstate_dir = {:?}\n", home.path().join("state"));
+    let kubernetes = |keys: String| {
+        let whole =
+            "[[cluster]]\nkind = \"kubernetes\"\nnamespace = \"n\"\nimage = \"r/w\"\nledger_url = \"http://l:1/\"\n";
+        format!("{state_dir}{whole}{keys}\n")
+    };
+    let no_ca = "apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: 'https://127.0.0.1:9', certificate-authority: /no/such/ca.crt}}]\n\
+                 users: [{name: a, user: {token: x}}]\ncontexts: [{name: a, context: {cluster: a, user: a}}]\ncurrent-context: a\n";
+    let no_ca = in_home("no-ca", no_ca);
+    let ours = in_home("pod.yaml", "hostPID: true");
+    let short = in_home("short", "x");
+    for (settings, parts) in [
+        (kubernetes("kubeconfig = \"/no/such\"".into()), ["`kubeconfig` /no/such", "No such file"]),
+        (kubernetes(format!("kubeconfig = {no_ca:?}")), ["`kubeconfig`", "/no/such/ca.crt"]),
+        (kubernetes(format!("kubeconfig = {no_ca:?}\ncontext = \"b\"")), ["`kubeconfig`", "context: b"]),
+        (kubernetes("template = \"/no/such.yaml\"".into()), ["template /no/such.yaml", "No such file"]),
+        (kubernetes(format!("template = {ours:?}")), ["pod.yaml", "`spec.hostPID` is Sendo's own"]),
+        (format!("{state_dir}key_file = \"/no/such\""), ["key_file: read /no/such", "No such file"]),
+        (format!("{state_dir}key_file = {short:?}"), ["key_file", "32 bytes"]),
+        (format!("{state_dir}[[cluster]]\nsupervisor = \"/no/such\""), ["/no/such", "`supervisor` of [[cluster]]"]),
+        (format!("{state_dir}worker_listen = \"192.0.2.1:8921\""), ["192.0.2.1:8921", "`worker_listen`"]),
+    ] {
+        let refused = serve_with(home.path(), &settings);
+        says(&refused, 1, &parts);
+        assert!(stderr(&refused).matches("No such file").count() < 2, "said once: {}", stderr(&refused));
+    }
+    says(&sendo().args(["serve", "--config", "/no/such.toml"]).output().unwrap(), 1, &["/no/such.toml", "not found"]);
+}
+
 #[test]
 fn a_ledger_of_a_newer_release_is_left_alone() {
     let mut dev = Dev::start(&[]);

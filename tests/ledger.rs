@@ -8,6 +8,7 @@ mod fences;
 mod ingest;
 mod lease;
 mod migrations;
+mod operations;
 mod promises;
 mod races;
 mod retention;

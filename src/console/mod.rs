@@ -18,13 +18,30 @@ pub mod exit {
     pub const JOB_FAILED: u8 = 5;
 }
 
+const MANUAL: &str = "\
+A job is one transfer, asked for by a file of JSON. An attempt is one try of
+it, in a Pod or process of its own. A job is queued, setting_up, executing or
+stopping, and ends succeeded, failed, cancelled or rejected. One that is held
+waits for an answer: `sendo show` has the question, `sendo retry` and
+`sendo cancel` are the answers.
+
+On a laptop:
+  sendo dev                         in one terminal
+  sendo submit --follow job.json    in another, in the same folder
+Against a `sendo serve`:
+  export SENDO_SERVER=http://127.0.0.1:8920, and the same verbs
+
+Exit codes:
+  0 ok, 1 error, 2 usage, 4 not allowed; of `submit --follow` also 3 the job
+  was cancelled, 5 it failed, was rejected or is held";
+
 /// Runs bulk-data transfers (Embulk), one Pod a job.
 #[derive(Parser)]
 #[command(
     name = "sendo",
     version,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 ok, 1 error, 2 usage, 3 cancelled, 4 not allowed, 5 the job failed."
+    after_help = MANUAL
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -33,31 +50,31 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Take in jobs, run them, keep the ledger.
+    /// Run the service: take in jobs, run them, keep the ledger.
     Serve(verbs::serve::Args),
-    /// The same on a laptop: SQLite and local processes, no cluster.
+    /// Run the service on a laptop: SQLite and local processes, no settings, no cluster.
     Dev(verbs::dev::Args),
-    /// Ask for jobs: files, or - for stdin; of the server, or by a queue.
+    /// Hand in jobs: to the server, or through a queue of SQS.
     Submit(verbs::submit::Args),
     /// List jobs, newest first.
     Jobs(verbs::jobs::Args),
-    /// Show one job: verdict, timeline, attempts.
+    /// Show one job: why it waits or how it ended, its timeline, its attempts.
     Show(verbs::show::Args),
-    /// Show what an attempt used over time.
+    /// Show what an attempt used over time: memory, CPU, rows.
     Heartbeats(verbs::heartbeats::Args),
-    /// Print an attempt's output.
+    /// Print an attempt's output (local cluster; for a Pod, `kubectl logs`).
     Logs(verbs::logs::Args),
-    /// Cancel a job.
+    /// Cancel a job, whatever it is doing.
     Cancel(verbs::cancel::Args),
-    /// Try a job again.
+    /// Queue a job again that has failed, was cancelled or rejected, or is held.
     Retry(verbs::retry::Args),
     /// Say that nothing of an attempt runs any more, where the cluster cannot tell. Its job goes on: only say what you have made sure of.
     ConfirmDead(verbs::confirm_dead::Args),
     /// Look into a dead-letter queue, and send its messages back.
     Dlq(verbs::dlq::Args),
-    /// Let a tenant's or a definition's jobs wait; or list what is paused.
+    /// Let the jobs of a tenant or definition wait; without arguments, list what is paused.
     Pause(verbs::pause::Args),
-    /// Let them go on.
+    /// Let the jobs of a paused tenant or definition go on.
     Resume(verbs::pause::ResumeArgs),
 }
 

@@ -189,7 +189,15 @@ impl Ledger {
                 })
             })
             .connect(url)
-            .await?;
+            .await;
+        let pool = match pool {
+            // The pool tries for as long as it may, and keeps the reason to itself.
+            Err(sqlx::Error::PoolTimedOut) => {
+                let why = sqlx::AnyConnection::connect(url).await.err().unwrap_or(sqlx::Error::PoolTimedOut);
+                return Err(why.into());
+            }
+            opened => opened?,
+        };
         schema::migrate(&mut *pool.acquire().await?, dialect).await?;
         let mut ledger = Self { pool, dialect, retry, staleness, queue: None };
         ledger.queue = Some(ingest::start(&ledger));

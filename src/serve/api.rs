@@ -208,8 +208,12 @@ async fn logs(
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("job `{id}` has no attempt {attempt} yet")));
     }
     let file = service.cluster.output_file(&AttemptId { job: id, attempt }, &stream);
-    let file =
-        file.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "the output of this cluster is kept elsewhere"))?;
+    let file = file.ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "the output of Pods is with their cluster: `kubectl logs`, or wherever it keeps logs",
+        )
+    })?;
     let offset = query.offset.unwrap_or(0);
     let piece = tokio::task::spawn_blocking(move || read_piece(&file, offset)).await;
     let piece = piece.context("read a log").and_then(|piece| piece);

@@ -81,6 +81,15 @@ impl Limits {
         if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == Some(0)) {
             bail!("limits.{name}: 0 would run nothing; give at least 1, or leave it out");
         }
+        let tenants =
+            self.tenant.iter().filter(|(_, own)| own.max_running == Some(0)).map(|(name, _)| ("tenant", name));
+        let definitions = self.definition.iter().filter(|(_, own)| own.max_running == 0);
+        let mut idle = tenants.chain(definitions.map(|(name, _)| ("definition", name)));
+        if let Some((kind, name)) = idle.next() {
+            bail!(
+                "limits.{kind}.\"{name}\".max_running: 0 would run nothing; give at least 1, or `sendo pause {kind} {name}` for a while"
+            );
+        }
         if let Some((name, _)) = self.tenant.iter().find(|(_, own)| own.weight == 0) {
             bail!("limits.tenant.{name}.weight: at least 1; `sendo pause tenant {name}` lets a tenant wait");
         }

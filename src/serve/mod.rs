@@ -70,9 +70,9 @@ impl Ready {
         let url = settings.database_url(&dir);
         let locks = [Some(dir.join("lock")), settings::database_file(&url)].into_iter().flatten();
         let locks = locks.map(|file| lock::take(&file)).collect::<anyhow::Result<_>>()?;
-        let listener = listen(settings.listen).await?;
+        let listener = listen("listen", settings.listen).await?;
         let worker_listener = match settings.worker_listen {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("worker_listen", address).await?),
             None => None,
         };
         let address = listener.local_addr().context("ask for our own address")?;
@@ -82,7 +82,7 @@ impl Ready {
             .await
             .with_context(|| format!("open the ledger {}", settings::shown(&url)))?;
         let key = match &settings.key_file {
-            Some(file) => Key::load(file)?,
+            Some(file) => Key::load(file).context("key_file")?,
             None => Key::load_or_create(&dir.join("key"))?,
         };
         ledger
@@ -176,10 +176,10 @@ async fn serve(listener: TcpListener, routes: Router, shutdown: CancellationToke
     }
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// `key` is the setting that names the address.
+async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let flag = if key == "listen" { " or --listen" } else { "" };
     TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "listen on {address}; if another program has that port, stop it or choose another address with --listen"
-        )
+        format!("listen on {address}; if another program has that port, stop it, or choose another address with `{key}`{flag}")
     })
 }

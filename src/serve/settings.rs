@@ -1,7 +1,12 @@
 //! What `sendo serve` is told: file, else `SENDO_…` variable, else flag, the later the stronger; all of it checked before anything starts.
 
 use super::limits::Limits;
-use crate::{cluster::kubernetes, intake::sqs, ledger, record::span::Span};
+use crate::{
+    cluster::kubernetes,
+    intake::{message::suggestion, sqs},
+    ledger,
+    record::span::Span,
+};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -102,14 +107,22 @@ impl TryFrom<serde_json::Value> for Place {
     type Error = String;
 
     fn try_from(mut value: serde_json::Value) -> Result<Self, String> {
-        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind"));
-        let read = match kind.as_ref().map_or(Some("local"), serde_json::Value::as_str) {
-            Some("local") => serde_json::from_value(value).map(Self::Local),
-            Some("kubernetes") => serde_json::from_value(value).map(Self::Kubernetes),
-            _ => return Err("cluster.kind: either local or kubernetes".into()),
-        };
-        read.map_err(|why| format!("cluster: {why}"))
+        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind")).unwrap_or("local".into());
+        match kind.as_str() {
+            Some("local") => place(value).map(Self::Local),
+            Some("kubernetes") => place(value).map(Self::Kubernetes),
+            _ => Err(format!("cluster.kind: {kind} is neither \"local\" nor \"kubernetes\"")),
+        }
     }
+}
+
+/// The keys of a cluster, or which of them is wrong.
+fn place<T: serde::de::DeserializeOwned>(keys: serde_json::Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(keys).map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { String::new() } else { format!(".{path}") };
+        format!("cluster{path}: {}", suggestion(&error.into_inner().to_string()))
+    })
 }
 
 /// A `local` cluster: processes of this machine.
@@ -166,10 +179,8 @@ fn default_running() -> usize {
 impl Settings {
     /// Reads the file and the variables.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
-        let variables = VARIABLES.iter().filter_map(|key| {
-            let name = format!("SENDO_{}", key.to_ascii_uppercase());
-            Some(((*key).to_owned(), std::env::var(name).ok()?))
-        });
+        let variables =
+            VARIABLES.iter().filter_map(|key| Some(((*key).to_owned(), std::env::var(variable(key)).ok()?)));
         let mut builder =
             config::Config::builder().add_source(config::File::from(file).format(config::FileFormat::Toml));
         for (key, value) in variables {
@@ -178,7 +189,7 @@ impl Settings {
         let built = builder.build().with_context(|| format!("read {}", file.display()))?;
         let settings = built.try_deserialize::<Self>();
         settings
-            .map_err(|why| anyhow::anyhow!("{}", crate::intake::message::suggestion(&why.to_string())))
+            .map_err(|why| anyhow::anyhow!(words(&why.to_string())))
             .with_context(|| format!("understand {}", file.display()))
     }
 
@@ -237,6 +248,37 @@ impl Settings {
     }
 }
 
+/// What the reader of the file says, in words that mend it.
+fn words(why: &str) -> String {
+    let mut words = String::new();
+    for letter in suggestion(why).chars() {
+        // Paths come as `queue[0]url`.
+        if words.ends_with(']') && letter.is_ascii_lowercase() {
+            words.push('.');
+        }
+        words.push(letter);
+    }
+    words = words.replace("invalid socket address syntax", "it is no address with a port; write it as 127.0.0.1:8920");
+    if let Some(key) = words.strip_prefix("missing configuration field ") {
+        words = format!("`{}` is missing", key.trim_matches('"'));
+    }
+    for list in ["queue", "cluster"] {
+        if words == format!("invalid type: map, expected a sequence for key `{list}`") {
+            words = format!("there may be several of [{list}]: write [[{list}]], in double brackets");
+        }
+    }
+    let of_a_variable = VARIABLES.iter().find(|key| words.ends_with(&format!("for key `{key}`")));
+    if let Some(name) = of_a_variable.map(|key| variable(key)).filter(|name| std::env::var_os(name).is_some()) {
+        words.push_str(&format!(", as the variable {name} has it"));
+    }
+    words
+}
+
+/// The variable that overrides a key.
+fn variable(key: &str) -> String {
+    format!("SENDO_{}", key.to_ascii_uppercase())
+}
+
 /// The lock of a ledger that is a file: beside it.
 pub fn database_file(url: &str) -> Option<PathBuf> {
     let path = url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next()?;
@@ -256,17 +298,4 @@ pub fn shown(url: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn an_address_is_shown_without_its_password() {
-        for (url, expected) in [
-            ("postgres://u:p@ss@host:1/db?password=p2", "postgres://…@host:1/db?…"),
-            ("mysql://host/db?password=p2", "mysql://host/db?…"),
-            ("sqlite:///a/b.db?mode=rwc", "sqlite:///a/b.db?mode=rwc"),
-        ] {
-            assert_eq!(shown(url), expected);
-        }
-    }
-}
+mod tests;

@@ -350,15 +350,21 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
     let config = match &settings.kubeconfig {
         Some(file) => {
-            let file = Kubeconfig::read_from(file).with_context(|| format!("read {}", file.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &options).await.context("understand the kubeconfig")
+            let understood = async {
+                let read = Kubeconfig::read_from(file)?;
+                kube::Config::from_custom_kubeconfig(read, &options).await
+            };
+            understood.await.map_err(|why| format!("`kubeconfig` {}: {why}", file.display()))
         }
         None if settings.context.is_some() => {
-            kube::Config::from_kubeconfig(&options).await.context("read the kubeconfig")
+            kube::Config::from_kubeconfig(&options).await.map_err(|why| format!("read the kubeconfig: {why}"))
         }
-        None => kube::Config::infer().await.context("find the API server: no kubeconfig, and we run in no Pod"),
+        None => kube::Config::infer()
+            .await
+            .map_err(|why| format!("find the API server: name a file in `kubeconfig`, or run in a Pod: {why}")),
     };
-    let mut config = config.with_context(|| format!("cluster {}", settings.name))?;
+    // kube's errors say their causes themselves: as an error with causes each would be said twice.
+    let mut config = config.map_err(|why| anyhow::anyhow!("cluster {}: {why}", settings.name))?;
     // The dispatcher waits and tries again by itself, and wants to hear of a 429.
     config.default_retry = false;
     Client::try_from(config).with_context(|| format!("cluster {}", settings.name))

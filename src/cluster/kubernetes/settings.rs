@@ -101,10 +101,12 @@ impl Settings {
         ensure!(!self.image.is_empty(), "cluster {name}: `image` is missing; name the worker image without its tag");
         let tagged = self.image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
         ensure!(!tagged, "cluster {name}: `image` carries a tag; jobs bring theirs, `default_tag` is for the others");
-        let url = self.ledger_url.as_str();
+        let url = &self.ledger_url;
+        ensure!(!url.is_empty(), "cluster {name}: `ledger_url` is missing; give our address as the Pods see it");
+        let parsed = reqwest::Url::parse(url).ok();
         ensure!(
-            url.starts_with("http://") || url.starts_with("https://"),
-            "cluster {name}: `ledger_url` is missing; give our address as the Pods see it, http:// or https://"
+            parsed.is_some_and(|parsed| matches!(parsed.scheme(), "http" | "https") && parsed.has_host()),
+            "cluster {name}: `ledger_url`: `{url}` is no address; write it as https://sendo.example:8921/"
         );
         let bare = |pattern: &String| !pattern.trim_end_matches('*').is_empty();
         ensure!(self.allow_images.iter().all(bare), "cluster {name}: `allow_images` would allow every image there is");

@@ -86,7 +86,7 @@ impl Local {
         let found = fs::metadata(&settings.supervisor).is_ok_and(|found| found.is_file());
         anyhow::ensure!(
             found,
-            "there is no supervisor at {}; build it with `make build`, or name it with --supervisor",
+            "there is no supervisor at {}; build it with `make build`, or name it: `sendo dev --supervisor FILE`, or `supervisor` of [[cluster]]",
             settings.supervisor.display()
         );
         Ok(Self { settings, key, exits: Arc::default(), wake })

@@ -12,7 +12,7 @@ use crate::{
 pub struct Args {
     /// The job's id
     id: String,
-    /// Kept with the job
+    /// Kept with the job, for whoever asks later
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]

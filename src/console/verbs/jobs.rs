@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only jobs in this phase
+    /// Only jobs in this phase: queued, setting_up, executing, stopping, succeeded, failed, cancelled, rejected, held
     #[arg(long)]
     phase: Option<String>,
     /// Only this tenant's
@@ -20,13 +20,13 @@ pub struct Args {
     /// Only of this definition
     #[arg(long)]
     definition: Option<String>,
-    /// Only what stands behind this job in the list
+    /// Only what stands behind this job in the list: the next page
     #[arg(long, value_name = "ID")]
     after: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 50)]
     limit: u32,
-    /// What was not taken in, and why
+    /// List instead what was not taken in, and why
     #[arg(long, conflicts_with_all = ["phase", "tenant", "definition", "after"])]
     refused: bool,
     #[command(flatten)]

@@ -15,7 +15,7 @@ pub struct Args {
     /// Only if this is still the last attempt: said twice, it runs once
     #[arg(long, value_name = "N")]
     after_attempt: Option<u32>,
-    /// Kept with the job
+    /// Kept with the job, for whoever asks later
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]

@@ -26,7 +26,7 @@ pub struct Args {
     /// The jobs as JSON, a file each; - for stdin
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Watch it to its end
+    /// Watch the job to its end; its end is the exit code
     #[arg(long, conflicts_with = "queue")]
     follow: bool,
     /// Send to this queue of SQS instead of the server; region and credentials are the AWS SDK's
