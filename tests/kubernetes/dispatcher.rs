@@ -13,7 +13,7 @@ use sendo::{cluster::kubernetes::pod_name, record::wire::AttemptId};
 use serde_json::{Value, json};
 use std::{
     fs::{self, OpenOptions},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 use tempfile::TempDir;
