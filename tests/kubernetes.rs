@@ -5,6 +5,8 @@
 mod dispatcher;
 mod ends;
 mod identity;
+mod kills;
 mod launches;
 mod pending;
 mod runs;
+mod scene;

@@ -1,6 +1,7 @@
 //! A `sendo serve` of a test's own on a namespace of its own.
 
 use crate::env::{
+    elasticmq::CREDENTIALS,
     kubernetes::{Cluster, Namespace, cluster, free_port},
     scratch, sendo, stderr, stdout, wait_for,
 };
@@ -23,6 +24,20 @@ pub struct Dispatcher {
     pub namespace: Namespace<'static>,
 }
 
+/// What is not as usual.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// Keys of the program itself.
+    pub program: &'a str,
+    /// Keys of its cluster.
+    pub keys: &'a str,
+    pub template: &'a str,
+    /// The way to the API server.
+    pub api: Option<&'a str>,
+    /// Where supervisors are heard, and the way that they take there.
+    pub workers: Option<(u16, &'a str)>,
+}
+
 impl Dispatcher {
     pub fn start() -> Self {
         Self::with("", "")
@@ -35,11 +50,16 @@ impl Dispatcher {
 
     /// The same on a cluster that may be broken.
     pub fn on(cluster: &'static Cluster, keys: &str, template: &str) -> Self {
+        Self::set_up(cluster, &Setup { keys, template, ..Setup::default() })
+    }
+
+    pub fn set_up(cluster: &'static Cluster, setup: &Setup<'_>) -> Self {
         let namespace = cluster.namespace();
         let home = scratch();
-        let (people, workers) = (free_port(), free_port());
-        let kubeconfig = namespace.dispatcher();
-        let config = settings(home.path(), &namespace.name, &kubeconfig, people, workers, keys, template);
+        let people = free_port();
+        let workers = setup.workers.map_or_else(free_port, |(port, _)| port);
+        let kubeconfig = namespace.dispatcher_by(setup.api.unwrap_or(&cluster.url));
+        let config = settings(home.path(), &namespace.name, &kubeconfig, people, workers, setup);
         let process = run(home.path(), &config);
         let [url, workers] = [people, workers].map(|port| format!("http://127.0.0.1:{port}"));
         let mut dispatcher = Self { process, home, url, workers, namespace };
@@ -67,6 +87,11 @@ impl Dispatcher {
     pub fn restart(&mut self) {
         self.process = run(self.home.path(), &self.home.path().join("sendo.toml"));
         self.wait_until_ready();
+    }
+
+    /// SQLite's address of its ledger, where it has no other.
+    pub fn ledger(&self) -> String {
+        format!("sqlite://{}", self.home.path().join("state/ledger.db").display())
     }
 
     pub fn log(&self) -> String {
@@ -164,7 +189,8 @@ pub fn refused(keys: &str, template: &str) -> String {
     let namespace = cluster().namespace();
     let home = scratch();
     let kubeconfig = namespace.dispatcher();
-    let config = settings(home.path(), &namespace.name, &kubeconfig, free_port(), free_port(), keys, template);
+    let setup = Setup { keys, template, ..Setup::default() };
+    let config = settings(home.path(), &namespace.name, &kubeconfig, free_port(), free_port(), &setup);
     let output = sendo().args(["serve", "--config"]).arg(config).output().unwrap();
     assert!(!output.status.success());
     stderr(&output)
@@ -176,16 +202,18 @@ fn settings(
     kubeconfig: &Path,
     people: u16,
     workers: u16,
-    keys: &str,
-    template: &str,
+    setup: &Setup<'_>,
 ) -> PathBuf {
+    let Setup { program, keys, template, .. } = setup;
+    let direct = format!("http://127.0.0.1:{workers}");
+    let way = setup.workers.map_or(&*direct, |(_, way)| way);
     let config = home.join("sendo.toml");
-    fs::write(home.join("template.yaml"), if template.is_empty() { "{}" } else { template }).unwrap();
+    fs::write(home.join("template.yaml"), if template.is_empty() { "{}" } else { *template }).unwrap();
     let text = format!(
         "listen = \"127.0.0.1:{people}\"\nworker_listen = \"127.0.0.1:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
-         heartbeat = \"200ms\"\nreport_every = \"200ms\"\n\
+         heartbeat = \"200ms\"\nreport_every = \"200ms\"\n{program}\n\
          [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
-         image = \"worker\"\ndefault_tag = \"1\"\nservice_account = \"sendo-worker\"\nledger_url = \"http://127.0.0.1:{workers}/\"\n\
+         image = \"worker\"\ndefault_tag = \"1\"\nservice_account = \"sendo-worker\"\nledger_url = \"{way}\"\n\
          template = \"{home}/template.yaml\"\n{keys}\n",
         home = home.display(),
         kubeconfig = kubeconfig.display()
@@ -198,5 +226,6 @@ fn run(home: &Path, config: &Path) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
     let mut command = sendo();
     command.args(["serve", "--config"]).arg(config).stdin(Stdio::null());
+    command.envs(CREDENTIALS).env("AWS_EC2_METADATA_DISABLED", "true");
     command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
