@@ -47,6 +47,8 @@ pub struct Desk {
     ended_after: String,
     /// Behind which job a line is read next, where its head may not go.
     hands: HashMap<(i32, String), Standing>,
+    /// Nothing but `max_pending` keeps the next job back.
+    is_pending_full: bool,
 }
 
 impl Dispatcher {
@@ -58,7 +60,8 @@ impl Dispatcher {
         self.look(desk, is_tick).await?;
         self.admit(desk).await?;
         if is_tick || desk.roster.len() <= FEW {
-            self.waits.look(&self.limits, desk.roster.counts(), self.cluster.name(), desk.launcher.trouble());
+            let (counts, trouble) = (desk.roster.counts(), desk.launcher.trouble());
+            self.waits.look(&self.limits, counts, self.cluster.name(), desk.is_pending_full, trouble);
         }
         Ok(())
     }
@@ -132,11 +135,16 @@ impl Dispatcher {
     }
 
     /// How many may be committed now, if any.
-    async fn room(&self, desk: &Desk) -> Result<Option<usize>, ledger::Error> {
+    async fn room(&self, desk: &mut Desk) -> Result<Option<usize>, ledger::Error> {
         let cluster = self.cluster.name();
         let room = self.limits.room(desk.roster.counts(), cluster).min(desk.launcher.room()).min(TOGETHER);
+        desk.is_pending_full = false;
         let room = match self.limits.max_pending {
-            Some(most) if room > 0 => room.min(most.saturating_sub(self.ledger.pending(cluster).await?)),
+            Some(most) if room > 0 => {
+                let left = most.saturating_sub(self.ledger.pending(cluster).await?);
+                desk.is_pending_full = left == 0;
+                room.min(left)
+            }
             _ => room,
         };
         Ok((room > 0).then_some(room))
