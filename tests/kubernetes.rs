@@ -2,9 +2,12 @@
 //!
 //! Where a Pod's end is what matters, kwok brings it about; where what runs matters, the agent's nodes run the real supervisor.
 
+mod cancel;
 mod dispatcher;
 mod ends;
+mod faults;
 mod identity;
+mod keys;
 mod kills;
 mod launches;
 mod pending;

@@ -69,6 +69,10 @@ impl Dispatcher {
             }
             Observation::Absent => self.absent(attempt).await,
             Observation::Ended(end) => self.end(attempt, end).await,
+            // Without a grant nothing starts any more once the ledger says so, whatever there is or comes; its place is released later.
+            Observation::Unknown(why) if cancelled && !attempt.granted => {
+                self.ledger.end_ungranted(&order.id, proof::called_off(&why, ledger::now())).await.map(|_| ())
+            }
             Observation::Unknown(why) => self.unseen(attempt, &why).await,
         }
     }

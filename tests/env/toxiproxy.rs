@@ -84,15 +84,9 @@ impl Link {
         }
     }
 
-    /// Ends all connections, and takes none until it is renewed.
-    pub fn close(&self) {
-        order("DELETE", &format!("/proxies/{}", self.name), None);
-        *self.toxics.lock().unwrap() = 0;
-    }
-
     /// Ends all connections; new ones meet no harm.
     pub fn renew(&self) {
-        let _ = ask("DELETE", &format!("/proxies/{}", self.name), None).output(); // it may be closed
+        let _ = ask("DELETE", &format!("/proxies/{}", self.name), None).output(); // the first time there is none
         *self.toxics.lock().unwrap() = 0;
         let proxy = json!({"name": self.name, "listen": format!("127.0.0.1:{}", self.port), "upstream": self.upstream});
         order("POST", "/proxies", Some(&proxy));
@@ -103,7 +97,8 @@ impl Link {
         let stream = if way == Way::Requests { "upstream" } else { "downstream" };
         let attribute = if kind == "latency" { "latency" } else { "timeout" };
         let millis = u64::try_from(span.as_millis()).unwrap();
-        let toxic = json!({"name": toxics.to_string(), "type": kind, "stream": stream, "attributes": {attribute: millis}});
+        let toxic =
+            json!({"name": toxics.to_string(), "type": kind, "stream": stream, "attributes": {attribute: millis}});
         order("POST", &format!("/proxies/{}/toxics", self.name), Some(&toxic));
         *toxics += 1;
     }

@@ -29,7 +29,8 @@ pub struct Scene {
     pub workers: Link,
     /// To the database, where that is a server.
     pub database: Option<Link>,
-    /// To SQS.
+    /// To SQS, by way of a proxy that knows its requests.
+    pub mail: Link,
     pub sqs: Proxy,
     pub queue: Queue,
     pub place: Place,
@@ -47,6 +48,7 @@ impl Scene {
     pub fn on(cluster: &'static Cluster, database: Database, keys: &str) -> Self {
         let (folder, sqs) = (scratch(), Proxy::start());
         let queue = elasticmq().queue("", 2, 1000);
+        let mail = Link::to(port_of(&sqs.endpoint));
         let api = Link::to(port_of(&cluster.url));
         let heard = free_port();
         let workers = Link::to(heard);
@@ -61,7 +63,8 @@ impl Scene {
             }
         };
         // A key of the file's top must stand before its tables.
-        let program = format!("{program}[[queue]]\nurl = {:?}\nendpoint = {:?}", queue.url, sqs.endpoint);
+        let program =
+            format!("{program}[[queue]]\nurl = {:?}\nendpoint = \"http://127.0.0.1:{}\"", queue.url, mail.port);
         let setup = Setup {
             program: &program,
             keys,
@@ -80,7 +83,7 @@ impl Scene {
         let witness = witness.stdout(seen).stderr(Stdio::null()).spawn().unwrap();
         let agent = Agent::start(&dispatcher.namespace, 1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { agent, dispatcher, api, workers, database: link, sqs, queue, place, witness, folder, runtime }
+        Self { agent, dispatcher, api, workers, database: link, mail, sqs, queue, place, witness, folder, runtime }
     }
 
     /// A job that notes its start, waits for its gate, and notes its end.
@@ -140,6 +143,12 @@ impl Scene {
         self.runtime.block_on(self.place.rows(sql))
     }
 
+    /// A number for each job.
+    fn counts(&self, sql: &str) -> BTreeMap<String, i64> {
+        let count = |row: &Value| (row["job_id"].as_str().unwrap().to_owned(), row["n"].as_i64().unwrap());
+        self.rows(sql).iter().map(count).collect()
+    }
+
     /// Waits until the ledger has the row.
     #[track_caller]
     pub fn wait_for_row(&self, sql: &str) {
@@ -173,24 +182,26 @@ impl Scene {
     /// Nothing was lost, nothing was there twice: each job ended once, in that phase and after so many attempts, each of which had one Pod
     /// and one transfer, and is released.
     #[track_caller]
-    pub fn audit(&self, expected: &[(&str, &str, usize)]) {
+    pub fn audit(&self, expected: &[(impl AsRef<str> + serde::Serialize, &str, usize)]) {
         wait_for("all attempts to be released", || {
             self.rows("SELECT job_id FROM attempts WHERE released_at_ms IS NULL").is_empty().then_some(())
         });
-        let mut jobs: Vec<_> = self.rows("SELECT id, phase FROM jobs ORDER BY id");
-        jobs.iter_mut().for_each(|job| {
+        let ends = "SELECT job_id, COUNT(*) AS n FROM transitions \
+                    WHERE to_phase IN ('succeeded', 'failed', 'cancelled', 'rejected', 'held') GROUP BY job_id";
+        let (attempts, ends) =
+            (self.counts("SELECT job_id, COUNT(*) AS n FROM attempts GROUP BY job_id"), self.counts(ends));
+        let runs = self.runs();
+        let mut found: Vec<_> = self.rows("SELECT id, phase FROM jobs");
+        found.iter_mut().for_each(|job| {
             let id = job["id"].as_str().unwrap();
-            let count = |sql: String| self.rows(&sql).len();
-            let attempts = count(format!("SELECT attempt FROM attempts WHERE job_id = '{id}'"));
-            let ends = format!(
-                "SELECT number FROM transitions WHERE job_id = '{id}' AND to_phase IN ('succeeded', 'failed', 'cancelled', 'rejected', 'held')"
-            );
-            let starts = self.runs().iter().filter(|line| *line == id).count();
-            *job = json!([id, job["phase"], attempts, count(ends), starts]);
+            let starts = runs.iter().filter(|line| *line == id).count();
+            *job = json!([id, job["phase"], attempts.get(id), ends.get(id), starts]);
         });
-        let mut wanted: Vec<_> = expected.iter().map(|(id, phase, attempts)| json!([id, phase, attempts, 1, attempts])).collect();
+        found.sort_by_key(|job| job[0].as_str().unwrap().to_owned());
+        let mut wanted: Vec<_> =
+            expected.iter().map(|(id, phase, attempts)| json!([id, phase, attempts, 1, attempts])).collect();
         wanted.sort_by_key(|job| job[0].as_str().unwrap().to_owned());
-        assert_eq!(jobs, wanted, "id, phase, attempts, ends, transfers");
+        assert_eq!(found, wanted, "id, phase, attempts, ends, transfers");
         assert!(self.rows("SELECT job_id FROM attempts WHERE conflicts > 0").is_empty());
         let pods = self.pods();
         let attempts: usize = expected.iter().map(|(_, _, attempts)| attempts).sum();
