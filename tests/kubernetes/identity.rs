@@ -5,13 +5,13 @@ use serde_json::Value;
 use std::process::Command;
 
 /// A token of a service account, bound to a Pod.
-fn token(dispatcher: &Dispatcher, pod: &str, audience: &str) -> String {
+pub fn token(dispatcher: &Dispatcher, pod: &str, audience: &str) -> String {
     let words = ["create", "token", "sendo-worker", "--bound-object-kind", "Pod", "--bound-object-name", pod];
     dispatcher.namespace.kubectl(&[&words[..], &["--audience", audience]].concat()).trim().to_owned()
 }
 
 /// What the ledger answers to a request for leave: its status, and the body.
-fn ask(dispatcher: &Dispatcher, job: &str, nonce: &str, token: &str) -> (u16, Value) {
+pub fn ask(dispatcher: &Dispatcher, job: &str, nonce: &str, token: &str) -> (u16, Value) {
     let body = format!("{{\"job\": \"{job}\", \"attempt\": 1, \"nonce\": \"{nonce}\"}}");
     let output = Command::new("curl")
         .args(["-s", "-w", "\n%{http_code}", "-H", "Content-Type: application/json", "-d", &body])
