@@ -196,14 +196,7 @@ pub fn refused(keys: &str, template: &str) -> String {
     stderr(&output)
 }
 
-fn settings(
-    home: &Path,
-    namespace: &str,
-    kubeconfig: &Path,
-    people: u16,
-    workers: u16,
-    setup: &Setup<'_>,
-) -> PathBuf {
+fn settings(home: &Path, namespace: &str, kubeconfig: &Path, people: u16, workers: u16, setup: &Setup<'_>) -> PathBuf {
     let Setup { program, keys, template, .. } = setup;
     let direct = format!("http://127.0.0.1:{workers}");
     let way = setup.workers.map_or(&*direct, |(_, way)| way);

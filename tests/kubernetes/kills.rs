@@ -171,7 +171,9 @@ fn cancelled_and_not_told(scene: &mut Scene, id: &str) {
     scene.workers.hold(Way::Requests);
     assert!(scene.dispatcher.run(&["cancel", id]).status.success());
     scene.dispatcher.kill();
-    scene.wait_for_row(&format!("SELECT id FROM jobs WHERE id = '{id}' AND phase = 'executing' AND cancel_requested_ms > 0"));
+    scene.wait_for_row(&format!(
+        "SELECT id FROM jobs WHERE id = '{id}' AND phase = 'executing' AND cancel_requested_ms > 0"
+    ));
 }
 
 fn waiting_for_its_retry(scene: &mut Scene, id: &str) {
