@@ -124,7 +124,7 @@ fn an_sqs_that_drops_its_connections_loses_and_doubles_nothing() {
     for (part, way) in [(1, Way::Answers), (20, Way::Requests), (40, Way::Answers)] {
         wait_for(&format!("{part} jobs"), || (scene.rows("SELECT id FROM jobs").len() >= part).then_some(()));
         scene.mail.reset(way);
-        wait_for("a failure", || scene.dispatcher.log().contains("dispatch failure").then_some(()));
+        wait_for_another(&scene, "dispatch failure");
         scene.mail.renew();
     }
     wait_for("all jobs", || (scene.rows("SELECT id FROM jobs").len() == jobs.len()).then_some(()));
@@ -138,7 +138,7 @@ fn where_everything_is_slow_jobs_still_run() {
     for link in [&scene.api, &scene.workers, &scene.mail, scene.database.as_ref().unwrap()] {
         link.slow(Duration::from_millis(300));
     }
-    let jobs = names(5);
+    let jobs = names(3);
     for id in &jobs {
         scene.open(id);
         scene.send(&scene.job(id));
