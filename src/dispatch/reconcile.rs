@@ -1,6 +1,6 @@
 //! Holds the ledger against the cluster, level-triggered: what is launching, alive, cancelled or ended is looked at, whatever was
 //! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided, but for a strict attempt whose lease is
-//! over.
+//! over, and one that is cancelled before it had leave to start.
 
 use super::{Dispatcher, pending, proof};
 use crate::{

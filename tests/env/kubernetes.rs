@@ -182,7 +182,17 @@ impl Cluster {
 
     pub fn return_api_server(&self) {
         self.keeper.again("kube-apiserver");
-        super::wait_for("the API server", || self.answers().then_some(()));
+        self.wait_for_api_server();
+    }
+
+    /// While it was away, its port may have become the near end of somebody's connection: then it is started once more.
+    fn wait_for_api_server(&self) {
+        super::wait_for("the API server", || {
+            if !super::is_alive(self.pid("kube-apiserver")) {
+                self.keeper.again("kube-apiserver");
+            }
+            self.answers().then_some(())
+        });
     }
 
     /// What signs the tokens of service accounts.
@@ -195,7 +205,7 @@ impl Cluster {
         self.pki.signing_key("sa-2.key");
         self.kill_api_server();
         self.run_api_server(&["sa-2.key", "sa.key"]);
-        super::wait_for("the API server", || self.answers().then_some(()));
+        self.wait_for_api_server();
     }
 
     /// The administrator's kubeconfig.
