@@ -9,7 +9,7 @@ EMBULK := $(abspath $(TARGET))/embulk
 ELASTICMQ := $(abspath $(TARGET))/elasticmq
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help build build-supervisor embulk elasticmq images kubernetes demo test bench lint
+.PHONY: help build build-supervisor embulk elasticmq images kubernetes toxiproxy demo test bench lint
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,18 +47,22 @@ images: ## Build the worker and control images into target/images (BASE=debian:1
 kubernetes: ## Build a real Kubernetes into ~/.cache/sendo, once per machine
 	@tools/kubernetes >/dev/null
 
+toxiproxy: ## Build the proxy that spoils connections for the tests into ~/.cache/sendo, once per machine
+	@tools/toxiproxy >/dev/null
+
 test: ## Run every test, with real processes, a real Embulk, real queues and databases, and a real Kubernetes
-	@tools/need cargo cc java mvn gzip sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz openssl setpriv containerd cni ip
-	@$(MAKE) --no-print-directory kubernetes images elasticmq
+	@tools/need cargo cc java mvn gzip curl sqlite3 postgres mariadb unshare strace perl runc seccomp busybox dnsmasq qemu cpio kmod xz openssl setpriv containerd cni ip
+	@$(MAKE) --no-print-directory kubernetes toxiproxy images elasticmq
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) SENDO_ELASTICMQ=$(ELASTICMQ) cargo test --locked --no-fail-fast
 
-bench: ## Measure the supervisor beside its peers, and the ledger, write docs/benchmarks.md, and print what the dispatcher costs
+bench: ## Measure the supervisor beside its peers, and the ledger, write docs/benchmarks.md, and print what the dispatcher and a connection cost
 	@tools/need cargo cc unshare tini dumb-init catatonit postgres mariadb sqlite3
 	@$(MAKE) --no-print-directory build-supervisor
 	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
 	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --profile dev --bench supervisor
 	cargo bench --locked --profile dev --bench ledger
 	cargo bench --locked --profile dev --bench dispatch
+	cargo bench --locked --profile dev --bench connections
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check

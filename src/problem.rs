@@ -67,3 +67,23 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_be_better_in_a_moment_is_to_be_asked_again() {
+        for (error, status, again) in [
+            (ledger::Error::Busy, 429, Some("1")),
+            (ledger::Error::DiskFull, 507, Some("1")),
+            (ledger::Error::Unavailable(sqlx::Error::PoolClosed), 503, Some("1")),
+            (ledger::Error::NoSuchJob("a".into()), 404, None),
+            (ledger::Error::OtherKey, 500, None),
+        ] {
+            let answer = Problem::from(error).into_response();
+            let retry_after = answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!((answer.status().as_u16(), retry_after), (status, again));
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! What the dispatcher costs: per job, per pass, per look at a long queue. Statements and calls are exact; times are of this machine and of
 //! an unoptimised build, and compare only with each other.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod cluster;
 mod meter;
 mod tables;
@@ -10,7 +13,7 @@ use meter::Meter;
 use sendo::{
     cluster::{Cluster, key::Key},
     dispatch::{Dispatcher, Rules, admit::Limits, bell::Bell, caps::Caps, retry, wait::Waits},
-    ledger::{Fence, Ledger, statements},
+    ledger::{Ledger, statements},
     record::job::Job,
 };
 use std::{
@@ -18,6 +21,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
+use support::owner;
 use tables::{multiply, sqlite};
 use tokio_util::sync::CancellationToken;
 
@@ -138,10 +142,4 @@ async fn queue() {
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn as_f64(value: u64) -> f64 {
     value as f64
-}
-
-/// Leave to launch.
-async fn owner(ledger: &Ledger) -> Fence {
-    let fence = ledger.acquire_lease("dispatch", "a bench", Duration::ZERO).await.expect("asked");
-    fence.expect("nobody else launches here")
 }

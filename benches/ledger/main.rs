@@ -7,9 +7,9 @@
 #[allow(dead_code)] // the tests use the rest
 mod env;
 
-use env::ledgers::{Database, Place};
+use env::ledgers::{Database, Place, owner};
 use sendo::{
-    ledger::{Budget, Fence, Ledger, NextStep, RetryCase, Terms, now},
+    ledger::{Budget, Ledger, NextStep, RetryCase, Terms, now},
     record::{
         job::Job,
         usage::Usage,
@@ -154,10 +154,4 @@ fn write(section: &str) {
     pieces.retain(|piece| piece.lines().next() != Some(title));
     let kept = pieces.join("\n## ");
     fs::write(&file, format!("{}\n\n{section}", kept.trim_end())).expect("write docs/benchmarks.md");
-}
-
-/// Leave to launch.
-async fn owner(ledger: &Ledger) -> Fence {
-    let fence = ledger.acquire_lease("dispatch", "a bench", Duration::ZERO).await.expect("asked");
-    fence.expect("nobody else launches here")
 }

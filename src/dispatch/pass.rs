@@ -53,6 +53,8 @@ pub struct Desk {
     ended_after: String,
     /// Behind which job a line is read next, where its head may not go.
     hands: HashMap<(i32, String), Standing>,
+    /// Nothing but `max_pending` keeps the next job back.
+    is_pending_full: bool,
 }
 
 impl Desk {
@@ -67,6 +69,7 @@ impl Desk {
             fair: Fair::default(),
             ended_after: String::new(),
             hands: HashMap::new(),
+            is_pending_full: false,
         }
     }
 }
@@ -76,7 +79,8 @@ impl Dispatcher {
     pub(super) async fn look_on(&self) -> Result<(), ledger::Error> {
         let mut roster = Roster::default();
         roster.renew(self.ledger.running().await?);
-        self.waits.look(&self.limits, roster.counts(), self.cluster.name(), None);
+        let is_pending_full = self.pending_room().await? == Some(0);
+        self.waits.look(&self.limits, roster.counts(), self.cluster.name(), is_pending_full, None);
         Ok(())
     }
 
@@ -89,13 +93,17 @@ impl Dispatcher {
         if !desk.is_surveyed {
             desk.is_surveyed = self.survey(desk).await?;
         }
-        if desk.is_surveyed {
-            self.admit(desk).await?;
+        if desk.is_surveyed
+            && let Err(error) = self.admit(desk).await
+        {
+            // What was committed all the same, and its answer lost, is found at once.
+            desk.renewed = None;
+            return Err(error);
         }
         if is_tick || desk.roster.len() <= FEW {
             let unseen = (!desk.is_surveyed).then_some("what runs there has not been seen yet");
-            let trouble = desk.launcher.trouble().or(unseen);
-            self.waits.look(&self.limits, desk.roster.counts(), self.cluster.name(), trouble);
+            let (counts, trouble) = (desk.roster.counts(), desk.launcher.trouble().or(unseen));
+            self.waits.look(&self.limits, counts, self.cluster.name(), desk.is_pending_full, trouble);
         }
         Ok(())
     }
@@ -198,14 +206,23 @@ impl Dispatcher {
     }
 
     /// How many may be committed now, if any.
-    async fn room(&self, desk: &Desk) -> Result<Option<usize>, ledger::Error> {
+    async fn room(&self, desk: &mut Desk) -> Result<Option<usize>, ledger::Error> {
         let cluster = self.cluster.name();
         let room = self.limits.room(desk.roster.counts(), cluster).min(desk.launcher.room()).min(TOGETHER);
-        let room = match self.limits.max_pending {
-            Some(most) if room > 0 => room.min(most.saturating_sub(self.ledger.pending(cluster).await?)),
-            _ => room,
-        };
+        desk.is_pending_full = false;
+        if room == 0 {
+            return Ok(None);
+        }
+        let left = self.pending_room().await?;
+        desk.is_pending_full = left == Some(0);
+        let room = left.map_or(room, |left| room.min(left));
         Ok((room > 0).then_some(room))
+    }
+
+    /// How many more places may wait for their nodes, images and starts, where that has a limit.
+    async fn pending_room(&self) -> Result<Option<usize>, ledger::Error> {
+        let Some(most) = self.limits.max_pending else { return Ok(None) };
+        Ok(Some(most.saturating_sub(self.ledger.pending(self.cluster.name()).await?)))
     }
 
     /// Admits jobs of one priority, and says how many left the queue.

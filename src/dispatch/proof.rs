@@ -117,6 +117,17 @@ pub fn vanished(cancelled: bool, now: Millis) -> AttemptEnd {
     AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
 }
 
+/// The end of an attempt that somebody wants cancelled before it has leave to start, while nobody can see its place.
+pub fn called_off(why: &str, now: Millis) -> AttemptEnd {
+    let outcome = Outcome::Cancelled;
+    let seen = vec![
+        format!("the cluster cannot tell of its place: {why}"),
+        "it never had leave to start, and gets none any more".into(),
+    ];
+    let verdict = verdict(&outcome, summary(&outcome).into(), seen, Confidence::Certain);
+    AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
+}
+
 pub(super) fn verdict(outcome: &Outcome, summary: String, evidence: Vec<String>, confidence: Confidence) -> Verdict {
     Verdict { code: outcome.code().into(), summary, evidence, confidence, next_action: String::new() }
 }

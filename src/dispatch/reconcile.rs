@@ -1,6 +1,6 @@
 //! Holds the ledger against the cluster, level-triggered: what is launching, alive, cancelled or ended is looked at, whatever was
 //! or was not notified. What cannot be seen is unknown, and on unknown nothing is decided, but for a strict attempt whose lease is
-//! over.
+//! over, and one that is cancelled before it had leave to start.
 
 use super::{Dispatcher, pending, proof};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 use futures::{StreamExt as _, stream};
 use std::time::Duration;
 
-/// Places that are released at the same time: each is a request to the cluster.
+/// Places that are looked at, or released, at the same time: each may be a request to the cluster.
 const AT_ONCE: usize = 16;
 
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
@@ -25,8 +25,12 @@ const LEAST_GRACE: Duration = Duration::from_secs(1);
 impl Dispatcher {
     /// One look at attempts that the ledger believes alive.
     pub(super) async fn reconcile(&self, live: &[LiveAttempt]) -> Result<(), ledger::Error> {
-        for attempt in live {
-            match self.reconcile_one(attempt).await {
+        // One that has to ask a slow API server does not keep the others waiting. Listed first: the compiler cannot see through a stream of
+        // borrowing closures.
+        let looks: Vec<_> = live.iter().map(|attempt| self.reconcile_one(attempt)).collect();
+        let mut looks = stream::iter(looks).buffer_unordered(AT_ONCE);
+        while let Some(looked) = looks.next().await {
+            match looked {
                 // One job's trouble is not the others'.
                 Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
                     tracing::error!("{error}")
@@ -39,7 +43,6 @@ impl Dispatcher {
 
     /// One look at attempts that have ended, and whose place is still to be released.
     pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
-        // Listed first: the compiler cannot see through a stream of borrowing closures.
         let releases: Vec<_> = ended.iter().map(|order| self.release_one(order)).collect();
         let released: Vec<_> = stream::iter(releases).buffer_unordered(AT_ONCE).collect().await;
         let released: Vec<AttemptId> = released.into_iter().flatten().collect();
@@ -69,6 +72,10 @@ impl Dispatcher {
             }
             Observation::Absent => self.absent(attempt).await,
             Observation::Ended(end) => self.end(attempt, end).await,
+            // Without a grant nothing starts any more once the ledger says so, whatever there is or comes; its place is released later.
+            Observation::Unknown(why) if cancelled && !attempt.granted => {
+                self.ledger.end_ungranted(&order.id, proof::called_off(&why, ledger::now())).await.map(|_| ())
+            }
             Observation::Unknown(why) => self.unseen(attempt, &why).await,
         }
     }

@@ -16,6 +16,8 @@ struct Seen {
     trouble: Option<String>,
     /// The limit in all, or the cluster's, is reached.
     is_full: bool,
+    /// As many places as may wait to start do.
+    is_pending_full: bool,
     tenants: HashSet<String>,
     definitions: HashSet<(String, String)>,
     /// Incremental definitions with a job that runs.
@@ -39,7 +41,14 @@ pub struct Asked<'a> {
 
 impl Waits {
     /// A pass saw this.
-    pub(super) fn look(&self, limits: &Limits, counts: &Counts, cluster: &str, trouble: Option<&str>) {
+    pub(super) fn look(
+        &self,
+        limits: &Limits,
+        counts: &Counts,
+        cluster: &str,
+        is_pending_full: bool,
+        trouble: Option<&str>,
+    ) {
         let tenants = counts
             .tenants
             .iter()
@@ -50,6 +59,7 @@ impl Waits {
         let seen = Seen {
             trouble: trouble.map(str::to_owned),
             is_full: limits.room(counts, cluster) == 0,
+            is_pending_full,
             tenants: tenants.map(|(tenant, _)| tenant.clone()).collect(),
             definitions: definitions.map(|(definition, _)| definition.clone()).collect(),
             busy: counts.incremental.keys().cloned().collect(),
@@ -82,7 +92,12 @@ impl Waits {
         if seen.tenants.contains(job.tenant) {
             return Some(at_limit("tenant", job.tenant));
         }
-        trouble().or_else(|| seen.is_full.then(|| "as many run as may".into()))
+        let full = || seen.is_full.then(|| "as many run as may".into());
+        let pending = || {
+            seen.is_pending_full
+                .then(|| "as many wait for a node or for their start as may (limits.max_pending)".into())
+        };
+        trouble().or_else(full).or_else(pending)
     }
 }
 
@@ -113,7 +128,7 @@ mod tests {
         counts.incremental = [(("t".to_owned(), "i".to_owned()), 1)].into();
         let limits = Limits { max_running: 9, per_tenant: Some(2), ..Limits::default() };
         let waits = Waits::default();
-        waits.look(&limits, &counts, "here", None);
+        waits.look(&limits, &counts, "here", false, None);
         let job = |tenant, definition| Asked {
             tenant,
             definition,
@@ -130,9 +145,11 @@ mod tests {
         assert_eq!(why(job("u", "d"), &paused).unwrap(), "definition u/d is paused: moving");
         assert_eq!(why(job("t", "i"), &paused).unwrap(), "tenant t is paused: moving");
         assert!(waits.why(job("u", "d"), &[], Millis(4)).unwrap().starts_with("not before 1970"));
-        waits.look(&Limits { max_running: 2, ..limits }, &counts, "here", Some("no route"));
+        waits.look(&Limits { max_running: 2, ..limits }, &counts, "here", false, Some("no route"));
         assert!(why(job("u", "d"), &[]).unwrap().contains("no route"));
-        waits.look(&Limits { max_running: 2, ..Limits::default() }, &counts, "here", None);
+        waits.look(&Limits { max_running: 2, ..Limits::default() }, &counts, "here", true, None);
         assert_eq!(why(job("u", "d"), &[]).unwrap(), "as many run as may");
+        waits.look(&Limits { max_running: 9, ..Limits::default() }, &counts, "here", true, None);
+        assert!(why(job("u", "d"), &[]).unwrap().contains("max_pending"));
     }
 }

@@ -71,6 +71,7 @@ impl Keeper {
 
     /// Starts it once more, as it was started before; the one before must have ended.
     pub fn again(&self, name: &str) {
+        let _ = fs::remove_file(self.file(&format!("{name}.pid"))); // of the one before, if there was one
         writeln!(self.line.lock().unwrap().as_mut().unwrap(), "{name}").unwrap();
     }
 

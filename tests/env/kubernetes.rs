@@ -37,6 +37,8 @@ pub struct Cluster {
     admin: PathBuf,
     pki: Pki,
     keeper: Keeper,
+    /// etcd's, and the API server's own.
+    ports: (u16, u16),
 }
 
 /// The one of this run.
@@ -69,9 +71,10 @@ impl Cluster {
         );
         pki.client("to-kubelet", "kube-apiserver-kubelet-client", Some("system:masters"), &url);
         let admin = pki.client("admin", "admin", Some("system:masters"), &url);
-        let cluster = Self { url, programs, admin, pki, keeper };
+        let cluster = Self { url, programs, admin, pki, keeper, ports: (etcd, api) };
         cluster.run_etcd(etcd, peer);
-        cluster.run_api_server(etcd, api);
+        cluster.run_api_server(&["sa.key"]);
+        cluster.keeper.ready("kube-apiserver", || cluster.answers());
         cluster.run_controller_manager();
         cluster
     }
@@ -95,7 +98,9 @@ impl Cluster {
         self.keeper.ready("etcd", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    fn run_api_server(&self, etcd: u16, port: u16) {
+    /// The first of the keys signs, and tokens by each of them are good.
+    fn run_api_server(&self, keys: &[&str]) {
+        let (etcd, port) = self.ports;
         let mut api = self.program("kube-apiserver");
         api.args(["--etcd-servers", &format!("http://127.0.0.1:{etcd}"), "--secure-port", &port.to_string()]);
         api.args(["--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"]);
@@ -108,17 +113,18 @@ impl Cluster {
             ("tls-cert-file", "api.crt"),
             ("tls-private-key-file", "api.key"),
             ("client-ca-file", "ca.crt"),
-            ("service-account-key-file", "sa.key"),
-            ("service-account-signing-key-file", "sa.key"),
+            ("service-account-signing-key-file", keys[0]),
             ("kubelet-client-certificate", "to-kubelet.crt"),
             ("kubelet-client-key", "to-kubelet.key"),
         ] {
             api.arg(format!("--{flag}")).arg(self.pki.file(file));
         }
+        for key in keys {
+            api.arg("--service-account-key-file").arg(self.pki.file(key));
+        }
         api.args(["--kubelet-preferred-address-types", "InternalIP", "--kubelet-certificate-authority"]);
         api.arg(self.pki.file("ca.crt"));
         self.keeper.start("kube-apiserver", &api, None);
-        self.keeper.ready("kube-apiserver", || self.answers());
     }
 
     fn run_controller_manager(&self) {
@@ -176,7 +182,30 @@ impl Cluster {
 
     pub fn return_api_server(&self) {
         self.keeper.again("kube-apiserver");
-        super::wait_for("the API server", || self.answers().then_some(()));
+        self.wait_for_api_server();
+    }
+
+    /// While it was away, its port may have become the near end of somebody's connection: then it is started once more.
+    fn wait_for_api_server(&self) {
+        super::wait_for("the API server", || {
+            if !super::is_alive(self.pid("kube-apiserver")) {
+                self.keeper.again("kube-apiserver");
+            }
+            self.answers().then_some(())
+        });
+    }
+
+    /// What signs the tokens of service accounts.
+    pub fn signing_key(&self) -> PathBuf {
+        self.pki.file("sa.key")
+    }
+
+    /// Tokens are signed with another key from now on; those by the old one stay good.
+    pub fn rotate_signing_key(&self) {
+        self.pki.signing_key("sa-2.key");
+        self.kill_api_server();
+        self.run_api_server(&["sa-2.key", "sa.key"]);
+        self.wait_for_api_server();
     }
 
     /// The administrator's kubeconfig.

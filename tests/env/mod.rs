@@ -12,6 +12,7 @@ pub mod kubernetes;
 pub mod ledgers;
 pub mod names;
 pub mod sqs_proxy;
+pub mod toxiproxy;
 pub mod wrong_ledger;
 
 use std::{

@@ -41,12 +41,35 @@ pub struct Setup {
     template: String,
     /// In place of its own file.
     ledger: Option<Place>,
+    /// Keys of the program itself.
+    program: String,
+    /// The way to the API server, if it is not the straight one.
+    api: Option<String>,
+    /// Where supervisors are heard, and the way that they take there.
+    workers: Option<(u16, String)>,
 }
 
 impl Setup {
     fn new(namespace: Namespace<'static>, keys: &str, template: &str) -> Self {
         let (address, image) = ("127.0.0.1".into(), ("worker", "1"));
-        Self { namespace, address, image, keys: keys.into(), template: template.into(), ledger: None }
+        let (keys, template) = (keys.into(), template.into());
+        let (ledger, program, api, workers) = (None, String::new(), None, None);
+        Self { namespace, address, image, keys, template, ledger, program, api, workers }
+    }
+
+    /// On a cluster that may be broken.
+    pub fn on(cluster: &'static Cluster, keys: &str, template: &str) -> Self {
+        Self::new(cluster.namespace(), keys, template)
+    }
+
+    /// With more keys of the program itself.
+    pub fn program(self, keys: &str) -> Self {
+        Self { program: keys.into(), ..self }
+    }
+
+    /// With ways that may be spoiled: to the API server, and the supervisors' to where it listens.
+    pub fn by_way_of(self, api: String, heard: u16, workers: String) -> Self {
+        Self { api: Some(api), workers: Some((heard, workers)), ..self }
     }
 
     /// Its Pods are run by the real kubelet, in the image that `docker/build` made.
@@ -75,7 +98,8 @@ impl Setup {
 
     pub fn start(self) -> Dispatcher {
         let home = scratch();
-        let (people, workers) = (free_port(), free_port());
+        let people = free_port();
+        let workers = self.workers.as_ref().map_or_else(free_port, |(port, _)| *port);
         self.write(home.path(), people, workers);
         let process = run(home.path(), self.ledger.as_ref());
         let Self { namespace, address, ledger, .. } = self;
@@ -90,16 +114,19 @@ impl Setup {
         let template = if self.template.is_empty() { "{}" } else { &self.template };
         fs::write(home.join("template.yaml"), template).unwrap();
         let (address, (image, tag)) = (&self.address, self.image);
+        let way = self.workers.as_ref().map_or_else(|| format!("http://{address}:{workers}/"), |(_, way)| way.clone());
+        let api = self.api.as_ref().unwrap_or(&self.namespace.cluster.url);
         let text = format!(
             "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
-             heartbeat = \"200ms\"\nreport_every = \"200ms\"\n\
+             heartbeat = \"200ms\"\nreport_every = \"200ms\"\n{program}\n\
              [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
-             image = \"{image}\"\ndefault_tag = \"{tag}\"\nservice_account = \"sendo-worker\"\nledger_url = \"http://{address}:{workers}/\"\n\
+             image = \"{image}\"\ndefault_tag = \"{tag}\"\nservice_account = \"sendo-worker\"\nledger_url = \"{way}\"\n\
              template = \"{home}/template.yaml\"\n{keys}\n",
             home = home.display(),
-            kubeconfig = self.namespace.dispatcher().display(),
+            kubeconfig = self.namespace.dispatcher_by(api).display(),
             namespace = self.namespace.name,
             keys = self.keys,
+            program = self.program,
         );
         fs::write(home.join("sendo.toml"), text).unwrap();
     }
@@ -117,7 +144,7 @@ impl Dispatcher {
 
     /// The same on a cluster that may be broken.
     pub fn on(cluster: &'static Cluster, keys: &str, template: &str) -> Self {
-        Setup::new(cluster.namespace(), keys, template).start()
+        Setup::on(cluster, keys, template).start()
     }
 
     fn wait_until_ready(&mut self) {
@@ -145,6 +172,11 @@ impl Dispatcher {
     /// Where its ledger lies.
     pub fn state(&self) -> PathBuf {
         self.home.path().join("state")
+    }
+
+    /// SQLite's address of its ledger, where it has no other.
+    pub fn ledger(&self) -> String {
+        format!("sqlite://{}", self.home.path().join("state/ledger.db").display())
     }
 
     pub fn log(&self) -> String {

@@ -1,7 +1,9 @@
 //! Creates that the API server answers with something else than yes.
 
 use super::dispatcher::{Dispatcher, attempt, pod, refused, script};
+use crate::env::{kubernetes::agent::Agent, wait_for};
 use serde_json::json;
+use std::process::{Child, Command, Stdio};
 
 #[test]
 fn what_the_api_server_will_not_have_is_rejected_with_its_words() {
@@ -65,6 +67,59 @@ fn a_pod_that_exists_counts_and_a_strangers_does_not() {
     assert_eq!(dispatcher.sql("SELECT uid FROM attempts WHERE job_id = 'a'")[0]["uid"], uid);
     let shown = dispatcher.wait("b", "rejected");
     assert!(shown.to_string().contains("not Sendo's"), "{shown:#}");
+}
+
+#[test]
+fn an_api_server_that_asks_for_fewer_requests_is_heard_and_nothing_is_lost() {
+    let dispatcher = Dispatcher::start();
+    let _agent = Agent::start(&dispatcher.namespace, 1);
+    let (namespace, cluster) = (&dispatcher.namespace, dispatcher.namespace.cluster);
+    let name = format!("{}-nothing", namespace.name);
+    // Its own priority and fairness lets one create of ours in, and turns away what comes meanwhile.
+    let group = "flowcontrol.apiserver.k8s.io/v1";
+    let one = json!({"nominalConcurrencyShares": 0, "lendablePercent": 0, "limitResponse": {"type": "Reject"}});
+    cluster.apply(&json!({"apiVersion": group, "kind": "PriorityLevelConfiguration", "metadata": {"name": name},
+        "spec": {"type": "Limited", "limited": one}}));
+    let ours = json!({"kind": "ServiceAccount", "serviceAccount": {"name": "sendo", "namespace": namespace.name}});
+    let creates = json!({"verbs": ["create"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["*"]});
+    cluster.apply(&json!({"apiVersion": group, "kind": "FlowSchema", "metadata": {"name": name}, "spec": {
+        "priorityLevelConfiguration": {"name": name}, "matchingPrecedence": 50,
+        "rules": [{"subjects": [ours], "resourceRules": [creates]}]}}));
+    // One whose body does not come to its end.
+    let token = namespace.kubectl(&["create", "token", "sendo"]);
+    let mut endless = Command::new("curl");
+    endless.args(["-sk", "-X", "POST", "-T", "-", "-H", "Content-Type: application/json", "-H"]);
+    endless.arg(format!("Authorization: Bearer {}", token.trim()));
+    endless.arg(format!("{}/api/v1/namespaces/{}/pods", cluster.url, namespace.name));
+    let mut endless = Held(endless.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    wait_for("it to be in", || {
+        let levels = cluster.run(&["get", "--raw", "/debug/api_priority_and_fairness/dump_priority_levels"]);
+        let level = levels.lines().find(|line| line.starts_with(&name))?.split(',').nth(5)?;
+        (level.trim() == "1").then_some(())
+    });
+    let jobs: Vec<_> = (0..6).map(|number| format!("j{number}")).collect();
+    jobs.iter().for_each(|id| dispatcher.submit(&script(id, "true")));
+    wait_for("each to say why it waits", || {
+        let why = |id: &String| dispatcher.json(&["show", id])["waits_for"].as_str().unwrap_or_default().to_lowercase();
+        jobs.iter().all(|id| why(id).contains("too many requests")).then_some(())
+    });
+    assert!(namespace.list("pods").is_empty());
+    drop(endless.0.stdin.take());
+    for id in &jobs {
+        let shown = dispatcher.wait(id, "succeeded");
+        assert_eq!(shown["attempts"].as_array().unwrap().len(), 1, "{shown:#}");
+    }
+    cluster.run(&["delete", "flowschema,prioritylevelconfiguration", &name]);
+}
+
+/// Ends with the test.
+struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

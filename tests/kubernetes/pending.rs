@@ -1,6 +1,7 @@
 //! Pods that never begin: each cause has its time, and then its words.
 
 use super::dispatcher::{Dispatcher, attempt, pod, script};
+use crate::env::{kubernetes::agent::Agent, scratch, wait_for};
 use serde_json::json;
 
 /// The job's end, and its attempt's verdict as one text.
@@ -58,4 +59,28 @@ fn a_pending_job_is_cancelled_at_once() {
     let shown = dispatcher.wait("a", "cancelled");
     assert_eq!(attempt(&shown)["outcome"], "cancelled");
     dispatcher.namespace.wait_until_gone(&pod("a", 1));
+}
+
+#[test]
+fn on_a_full_cluster_no_more_pods_wait_than_may_and_jobs_say_so() {
+    let dispatcher = Dispatcher::with("[limits]\nmax_pending = 2", "");
+    // Room for two.
+    let _agent = Agent::with_room(&dispatcher.namespace, 1, "250m", "8Gi");
+    let place = scratch();
+    let words = format!("until [ -e {} ]; do sleep 0.1; done", place.path().join("go").display());
+    let jobs: Vec<_> = (0..7).map(|number| format!("j{number}")).collect();
+    jobs.iter().for_each(|id| dispatcher.submit(&script(id, &words)));
+    let phases = || jobs.iter().map(|id| dispatcher.json(&["show", id])).collect::<Vec<_>>();
+    wait_for("two that run, two whose Pod waits, and three that say why they have none", || {
+        let shown = phases();
+        let count = |phase: &str| shown.iter().filter(|job| job["phase"] == phase).count();
+        let said = |job: &&serde_json::Value| job["waits_for"].as_str().is_some_and(|why| why.contains("max_pending"));
+        let counts = (count("executing"), count("setting_up"), shown.iter().filter(said).count());
+        (counts == (2, 2, 3)).then_some(())
+    });
+    assert_eq!(dispatcher.namespace.list("pods").len(), 4);
+    std::fs::write(place.path().join("go"), "").unwrap();
+    jobs.iter().for_each(|id| {
+        dispatcher.wait(id, "succeeded");
+    });
 }

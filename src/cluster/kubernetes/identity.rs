@@ -8,6 +8,7 @@ use super::{name, pod::AUDIENCE};
 use crate::{cluster::Stranger, ledger::Speaker, record::wire::AttemptId};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
+    errors::ErrorKind,
     jwk::{Jwk, JwkSet},
 };
 use serde::Deserialize;
@@ -158,7 +159,7 @@ fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId)
     rules.leeway = LEEWAY_SECONDS;
     let decoding = DecodingKey::from_jwk(key).map_err(|why| unknown(why.to_string()))?;
     let claims = jsonwebtoken::decode::<Claims>(token, &decoding, &rules);
-    let bound = claims.map_err(|why| unknown(why.to_string()))?.claims.kubernetes;
+    let bound = claims.map_err(|why| unknown(words(&why, issuer)))?.claims.kubernetes;
     if bound.namespace != namespace {
         return Err(unknown(format!("it is of the namespace {}", bound.namespace)));
     }
@@ -167,6 +168,18 @@ fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId)
         return Err(Stranger::Another(format!("the token is the Pod {}'s, and that is not the one of {id}", pod.name)));
     }
     Ok(Speaker { uid: pod.uid, node: bound.node.map(|node| node.name) })
+}
+
+/// What is wrong with a token, for whoever reads the supervisor's log.
+fn words(error: &jsonwebtoken::errors::Error, issuer: &str) -> String {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => "it has expired".into(),
+        ErrorKind::ImmatureSignature => "it is not good yet; do the clocks agree?".into(),
+        ErrorKind::InvalidAudience => format!("it is for another audience than `{AUDIENCE}`"),
+        ErrorKind::InvalidIssuer => format!("its issuer is not this cluster's, {issuer}"),
+        ErrorKind::InvalidSignature => "its signature is not by the key that it names".into(),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]

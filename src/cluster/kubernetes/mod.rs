@@ -57,6 +57,8 @@ use tokio::task::JoinSet;
 
 /// One request to the API server; longer than its own limit on a write.
 const REQUEST_LIMIT: Duration = Duration::from_secs(40);
+/// One of those that a pass may wait for, all of which may be made again: a look, a deletion, a finalizer.
+const SHORT_LIMIT: Duration = Duration::from_secs(10);
 /// What is known of a node is looked at again after this.
 const NODE_AGE: Duration = Duration::from_secs(5);
 /// A Pod that has ended and is still held after this has been forgotten by somebody.
@@ -166,7 +168,7 @@ impl Kubernetes {
     }
 
     async fn get(&self, name: &str) -> anyhow::Result<Option<Pod>> {
-        let found = tokio::time::timeout(REQUEST_LIMIT, self.pods.get_opt(name)).await;
+        let found = tokio::time::timeout(SHORT_LIMIT, self.pods.get_opt(name)).await;
         Ok(found.context("the API server does not answer in time")??)
     }
 
@@ -205,7 +207,7 @@ impl Kubernetes {
         {
             return node.clone();
         }
-        let node = match tokio::time::timeout(REQUEST_LIMIT, self.nodes.get_opt(name)).await {
+        let node = match tokio::time::timeout(SHORT_LIMIT, self.nodes.get_opt(name)).await {
             Ok(Ok(None)) => Node::Gone,
             Ok(Ok(Some(node))) => {
                 let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
@@ -229,7 +231,7 @@ impl Kubernetes {
             return wait;
         }
         let params = ListParams::default().fields(&format!("involvedObject.uid={},type=Warning", seen.uid)).limit(50);
-        let events = tokio::time::timeout(REQUEST_LIMIT, self.events.list(&params)).await;
+        let events = tokio::time::timeout(SHORT_LIMIT, self.events.list(&params)).await;
         if let Ok(Ok(events)) = events
             && let Some(last) = events.items.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|at| at.0))
         {
@@ -250,7 +252,7 @@ impl Kubernetes {
         let conditions = Preconditions { uid, resource_version: None };
         let params = DeleteParams::default().grace_period(seconds).preconditions(conditions);
         let name = name::pod(&order.id);
-        let deleted = tokio::time::timeout(REQUEST_LIMIT, self.pods.delete(&name, &params)).await;
+        let deleted = tokio::time::timeout(SHORT_LIMIT, self.pods.delete(&name, &params)).await;
         match deleted.context("the API server does not answer in time")? {
             // Another Pod has the name: ours is gone.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -270,7 +272,7 @@ impl Kubernetes {
                 json!({"metadata": {"uid": seen.uid, "$deleteFromPrimitiveList/finalizers": [name::FINALIZER]}});
             let params = PatchParams::default();
             let patch = Patch::Strategic(patch);
-            let patched = tokio::time::timeout(REQUEST_LIMIT, self.pods.patch_metadata(&name, &params, &patch)).await;
+            let patched = tokio::time::timeout(SHORT_LIMIT, self.pods.patch_metadata(&name, &params, &patch)).await;
             match patched.context("the API server does not answer in time")? {
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 other => {

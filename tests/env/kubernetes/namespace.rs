@@ -47,6 +47,11 @@ impl<'a> Namespace<'a> {
 
     /// A dispatcher's kubeconfig: its service account has the shipped roles and nothing else.
     pub fn dispatcher(&self) -> PathBuf {
+        self.dispatcher_by(&self.cluster.url)
+    }
+
+    /// The same, with another way to the API server.
+    pub fn dispatcher_by(&self, url: &str) -> PathBuf {
         let rendered = self.cluster.run(&["create", "--dry-run=client", "-o", "json", "-f", RBAC]);
         let shipped = serde_json::Deserializer::from_str(&rendered).into_iter::<Value>().map(Result::unwrap);
         let shipped: Vec<_> = shipped.filter(|object| object["kind"] != "Namespace").collect();
@@ -59,7 +64,7 @@ impl<'a> Namespace<'a> {
         self.apply(&own);
         let token = self.kubectl(&["create", "token", &account, "--duration", "24h"]);
         let file = format!("{}-dispatcher", self.name);
-        self.cluster.pki.kubeconfig(&file, &self.cluster.url, &json!({"token": token.trim()}))
+        self.cluster.pki.kubeconfig(&file, url, &json!({"token": token.trim()}))
     }
 
     /// A shipped object, for this namespace in place of the one that it names.

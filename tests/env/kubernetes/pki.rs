@@ -25,12 +25,16 @@ impl Pki {
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let pki = Self { folder: folder.to_owned(), authority };
         fs::write(pki.file("ca.crt"), pki.authority.pem()).unwrap();
-        // What signs the tokens of service accounts: RSA, as real clusters have it.
+        pki.signing_key("sa.key");
+        pki
+    }
+
+    /// What signs the tokens of service accounts: RSA, as real clusters have it.
+    pub fn signing_key(&self, name: &str) {
         let mut openssl = Command::new("openssl");
         openssl.args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"]);
-        let made = openssl.arg(pki.file("sa.key")).output().expect("openssl, which `make test` installs");
+        let made = openssl.arg(self.file(name)).output().expect("openssl, which `make test` installs");
         assert!(made.status.success(), "{}", crate::env::stderr(&made));
-        pki
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
