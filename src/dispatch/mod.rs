@@ -132,6 +132,7 @@ impl Dispatcher {
         let mut desk = Desk::new(fence);
         let (mut tick, mut earliest) = (Instant::now(), Instant::now());
         let mut news = tokio::time::interval(NEWS_EVERY);
+        news.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() && owned.borrow_and_update().as_ref() == Some(&desk.fence) {
             self.start_creating(&mut desk.launcher);
             let due = desk.launcher.due();
