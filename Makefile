@@ -55,14 +55,15 @@ test: ## Run every test, with real processes, a real Embulk, real queues and dat
 	@$(MAKE) --no-print-directory kubernetes toxiproxy images elasticmq
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) SENDO_ELASTICMQ=$(ELASTICMQ) cargo test --locked --no-fail-fast
 
-bench: ## Measure the supervisor beside its peers, and the ledger, write docs/benchmarks.md, and print what the dispatcher and a connection cost
-	@tools/need cargo cc unshare tini dumb-init catatonit postgres mariadb sqlite3
-	@$(MAKE) --no-print-directory build-supervisor
+bench: ## Measure the supervisor beside its peers, the ledger, the dispatcher, and the way from SQS to Pods; write docs/benchmarks.md
+	@tools/need cargo cc java mvn openssl unshare tini dumb-init catatonit postgres mariadb sqlite3
+	@$(MAKE) --no-print-directory build-supervisor kubernetes elasticmq
 	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
 	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --profile dev --bench supervisor
 	cargo bench --locked --profile dev --bench ledger
 	cargo bench --locked --profile dev --bench dispatch
 	cargo bench --locked --profile dev --bench connections
+	SENDO_ELASTICMQ=$(ELASTICMQ) cargo bench --locked --bench speed
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check

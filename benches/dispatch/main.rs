@@ -1,11 +1,13 @@
-//! What the dispatcher costs: per job, per pass, per look at a long queue. Statements and calls are exact; times are of this machine and of
-//! an unoptimised build, and compare only with each other.
+//! What the dispatcher costs: per job, per pass, per look at a long queue: `make bench`, which adds a section to `docs/benchmarks.md`. Statements and
+//! calls are exact; times are of this machine and of an unoptimised build, and compare only with each other.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod cluster;
 mod meter;
+#[path = "../section.rs"]
+mod section;
 mod tables;
 
 use cluster::AtOnce;
@@ -31,15 +33,19 @@ const TICKS: u32 = 5;
 
 #[tokio::main]
 async fn main() {
-    println!("# What the dispatcher costs\n\nSQLite, a cluster that answers at once (a fake), an unoptimised build.\n");
-    println!("| jobs | statements a job | calls a job | CPU ms a job | jobs/s |\n| --- | --- | --- | --- | --- |");
+    let mut text = String::from(
+        "SQLite, a cluster that answers at once (a fake), an unoptimised build.\n\n\
+         | jobs | statements a job | calls a job | CPU ms a job | jobs/s |\n| --- | --- | --- | --- | --- |\n",
+    );
     for jobs in [1_000, 10_000] {
-        flood(jobs).await;
+        text.push_str(&flood(jobs).await);
     }
-    println!("\n| {LIVE} live attempts | statements | calls | CPU ms |\n| --- | --- | --- | --- |");
-    passes().await;
-    println!("\n| {WAITING} waiting jobs | ms |\n| --- | --- |");
-    queue().await;
+    text.push_str(&format!("\n| {LIVE} live attempts | statements | calls | CPU ms |\n| --- | --- | --- | --- |\n"));
+    text.push_str(&passes().await);
+    text.push_str(&format!("\n| {WAITING} waiting jobs | ms |\n| --- | --- |\n"));
+    text.push_str(&queue().await);
+    print!("{text}");
+    section::put("The dispatcher alone", &text);
 }
 
 /// A ledger with its first job, which the others are copies of.
@@ -66,7 +72,7 @@ fn start(ledger: &Ledger, folder: &Path, cluster: &Arc<AtOnce>) -> (Cancellation
 }
 
 /// Jobs that wait, until each has its place and the ledger says so.
-async fn flood(jobs: u32) {
+async fn flood(jobs: u32) -> String {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(folder.path()).await;
     multiply(folder.path(), "jobs", "id", jobs - 1);
@@ -81,8 +87,8 @@ async fn flood(jobs: u32) {
     }
     let (cpu, took) = meter.stop();
     let each = |count: f64| count / f64::from(jobs);
-    println!(
-        "| {jobs} | {:.2} | {:.2} | {:.2} | {:.0} |",
+    let row = format!(
+        "| {jobs} | {:.2} | {:.2} | {:.2} | {:.0} |\n",
         each(as_f64(statements() - before)),
         each(as_f64(cluster.calls.load(Ordering::Relaxed))),
         each(cpu.as_secs_f64() * 1e3),
@@ -90,10 +96,11 @@ async fn flood(jobs: u32) {
     );
     stop.cancel();
     ended.await.unwrap();
+    row
 }
 
 /// Nothing to do but to look.
-async fn passes() {
+async fn passes() -> String {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(folder.path()).await;
     let order = ledger.begin_launch(&owner(&ledger).await, "first", "at-once", "u".into()).await.unwrap().unwrap();
@@ -102,7 +109,7 @@ async fn passes() {
     multiply(folder.path(), "attempts", "job_id", LIVE - 1);
     let meter = Meter::start();
     assert_eq!(ledger.running().await.unwrap().len(), LIVE as usize);
-    println!("| take-over | 1 | 0 | {:.0} |", meter.stop().0.as_secs_f64() * 1e3);
+    let mut rows = format!("| take-over | 1 | 0 | {:.0} |\n", meter.stop().0.as_secs_f64() * 1e3);
     let cluster = Arc::new(AtOnce::default());
     let (stop, ended) = start(&ledger, folder.path(), &cluster);
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -110,18 +117,19 @@ async fn passes() {
     tokio::time::sleep(Duration::from_secs(TICKS.into())).await;
     let (cpu, _) = meter.stop();
     let each = |count: f64| count / f64::from(TICKS);
-    println!(
-        "| a second at rest | {:.1} | {:.0} | {:.0} |",
+    rows.push_str(&format!(
+        "| a second at rest | {:.1} | {:.0} | {:.0} |\n",
         each(as_f64(statements() - before)),
         each(as_f64(cluster.calls.load(Ordering::Relaxed) - called)),
         each(cpu.as_secs_f64() * 1e3)
-    );
+    ));
     stop.cancel();
     ended.await.unwrap();
+    rows
 }
 
 /// One tenant's flood, and two thousand others with ten jobs each.
-async fn queue() {
+async fn queue() -> String {
     let folder = tempfile::tempdir().unwrap();
     let ledger = ledger(folder.path()).await;
     multiply(folder.path(), "jobs", "id", WAITING - 1);
@@ -131,12 +139,13 @@ async fn queue() {
     assert_eq!(ledger.next_priority(i64::MAX).await.unwrap(), Some(0));
     let lines = ledger.lines(0).await.unwrap();
     assert_eq!(lines.len(), 2001);
-    println!("| find 2,001 tenants | {:.1} |", started.elapsed().as_secs_f64() * 1e3);
+    let mut rows = format!("| find 2,001 tenants | {:.1} |\n", started.elapsed().as_secs_f64() * 1e3);
     for (tenant, what) in [("t", "the flood's"), ("o7", "another's")] {
         let started = Instant::now();
         assert!(!ledger.heads(0, tenant, None, 64).await.unwrap().is_empty());
-        println!("| {what} first jobs | {:.1} |", started.elapsed().as_secs_f64() * 1e3);
+        rows.push_str(&format!("| {what} first jobs | {:.1} |\n", started.elapsed().as_secs_f64() * 1e3));
     }
+    rows
 }
 
 #[allow(clippy::cast_precision_loss)] // figures for people

@@ -6,6 +6,8 @@
 #[path = "../../tests/env/mod.rs"]
 #[allow(dead_code)] // the tests use the rest
 mod env;
+#[path = "../section.rs"]
+mod section;
 
 use env::ledgers::{Database, Place, owner};
 use sendo::{
@@ -17,13 +19,11 @@ use sendo::{
     },
 };
 use std::{
-    fs,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-const HEADING: &str = "## The ledger";
+const TITLE: &str = "The ledger";
 const ATTEMPTS: usize = 2000;
 /// Senders at the same time, as `sendo serve` has requests.
 const AT_ONCE: usize = 1000;
@@ -34,7 +34,7 @@ const NONCE: &str = "5d0cbb8e-8c1b-4d2e-9d33-0a6f6d1f9c55";
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let mut report = format!(
-        "{HEADING}\n\nReadings through the verb of `POST /v1/records`, batches of one, {AT_ONCE} at once from {ATTEMPTS} attempts for {} s; the program \
+        "Readings through the verb of `POST /v1/records`, batches of one, {AT_ONCE} at once from {ATTEMPTS} attempts for {} s; the program \
          is built without optimization, database and program share the machine, the servers write without fsync.\n\n\
          | | readings/s | answer p50 | p99 | our CPU for a reading | goal |\n| --- | --- | --- | --- | --- | --- |\n",
         SPAN.as_secs()
@@ -49,7 +49,7 @@ fn main() {
         print!("{row}");
         report.push_str(&row);
     }
-    write(&report);
+    section::put(TITLE, &report);
 }
 
 async fn measure(database: Database) -> String {
@@ -143,15 +143,4 @@ fn cpu() -> Duration {
 
 fn policy(_: &RetryCase<'_>) -> NextStep {
     NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
-}
-
-/// Puts the section in the place of the last one.
-fn write(section: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
-    let before = fs::read_to_string(&file).unwrap_or_else(|_| "# Benchmarks\n".into());
-    let mut pieces: Vec<&str> = before.split("\n## ").collect();
-    let title = HEADING.trim_start_matches("## ");
-    pieces.retain(|piece| piece.lines().next() != Some(title));
-    let kept = pieces.join("\n## ");
-    fs::write(&file, format!("{}\n\n{section}", kept.trim_end())).expect("write docs/benchmarks.md");
 }

@@ -83,9 +83,10 @@ static PLACES: LazyBatch = LazyBatch::new(|| {
 });
 
 /// Jobs that are still queued for the attempt that was marked a moment ago. The supervisor may have been faster: then the job is executing
-/// already, or its attempt even over and the job queued again.
-const STILL: &str = "COALESCE(j.phase, '') = 'queued' AND EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt \
-                     AND a.state = 'launched') AND ({rows})";
+/// already, or its attempt even over and the job queued again. A value and no EXISTS: of that PostgreSQL makes a join, and as long as it has counted
+/// nothing, the join begins with every attempt that is launched.
+const STILL: &str = "COALESCE(j.phase, '') = 'queued' AND (SELECT a.state FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt) \
+                     = 'launched' AND ({rows})";
 
 static SET_UP: LazyBatch = LazyBatch::new(|| {
     let text = "INSERT INTO transitions (job_id, number, attempt, from_phase, to_phase, at_ms, recorded_at_ms, writer, reason) \

@@ -58,6 +58,11 @@ impl Cluster {
 
     /// etcd, API server and controller manager alone: what is created stays as it is.
     pub fn without_scheduler() -> Self {
+        Self::with_manager(&[])
+    }
+
+    /// The same with more flags for the controller manager.
+    pub fn with_manager(flags: &[&str]) -> Self {
         let programs = programs();
         let keeper = Keeper::new();
         let [etcd, peer, api] = [(); 3].map(|()| free_port());
@@ -75,7 +80,7 @@ impl Cluster {
         cluster.run_etcd(etcd, peer);
         cluster.run_api_server(&["sa.key"]);
         cluster.keeper.ready("kube-apiserver", || cluster.answers());
-        cluster.run_controller_manager();
+        cluster.run_controller_manager(flags);
         cluster
     }
 
@@ -127,7 +132,7 @@ impl Cluster {
         self.keeper.start("kube-apiserver", &api, None);
     }
 
-    fn run_controller_manager(&self) {
+    fn run_controller_manager(&self, flags: &[&str]) {
         let name = "kube-controller-manager";
         let kubeconfig = self.pki.client(name, &format!("system:{name}"), None, &self.url);
         let mut manager = self.program(name);
@@ -136,7 +141,7 @@ impl Cluster {
         manager.args(["--node-monitor-period", "2s", "--node-monitor-grace-period", NODE_GRACE]);
         manager.args(["--kube-api-qps", "500", "--kube-api-burst", "1000"]);
         manager.arg("--service-account-private-key-file").arg(self.pki.file("sa.key"));
-        manager.arg("--root-ca-file").arg(self.pki.file("ca.crt"));
+        manager.arg("--root-ca-file").arg(self.pki.file("ca.crt")).args(flags);
         self.keeper.start(name, &manager, None);
     }
 
