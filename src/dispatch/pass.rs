@@ -32,6 +32,8 @@ const RELEASES: usize = 256;
 const CANCEL_SEEN: Duration = Duration::from_secs(600);
 /// Permits that are committed together.
 const TOGETHER: usize = 256;
+/// Attempts that one pass adopts.
+const ADOPTED: usize = 256;
 /// Jobs of one tenant that are read at once.
 const HEADS: usize = 64;
 /// And so many times in one pass, if all of them may not go: the next pass reads on behind them.
@@ -126,28 +128,38 @@ impl Dispatcher {
     /// it again. False while that cannot be told.
     async fn survey(&self, desk: &mut Desk) -> Result<bool, ledger::Error> {
         let Some(places) = self.cluster.places() else { return Ok(false) };
-        for id in self.ledger.unknown(places).await? {
+        let unknown = self.ledger.unknown(places).await?;
+        let mut is_whole = unknown.len() <= ADOPTED;
+        for id in unknown.into_iter().take(ADOPTED) {
+            let AttemptId { job, attempt } = &id;
             let found = match self.cluster.describe(&id).await {
                 Ok(Described::Found(found)) => found,
                 Ok(Described::Gone) => continue,
                 Ok(Described::Unreadable(why)) => {
-                    let AttemptId { job, attempt } = &id;
                     tracing::error!(job, attempt, why, "has a place, and cannot be taken into the ledger");
                     continue;
                 }
                 Err(why) => {
-                    tracing::warn!(job = id.job, why = format!("{why:#}"), "cannot be looked at now");
+                    tracing::warn!(job, why = format!("{why:#}"), "cannot be looked at now");
                     return Ok(false);
                 }
             };
-            if self.ledger.adopt(&found, self.cluster.name()).await? {
-                tracing::warn!(job = id.job, attempt = id.attempt, "adopted: the ledger did not know it");
-                // Its roster's row is the next renewal's.
-                desk.renewed = None;
-                self.bell.mark(id);
+            match self.ledger.adopt(&found, self.cluster.name()).await {
+                Ok(true) => {
+                    tracing::warn!(job, attempt, "adopted: the ledger did not know it");
+                    // It counts for the limits from the next renewal on: nothing is admitted before that.
+                    (desk.renewed, is_whole) = (None, false);
+                    self.bell.mark(id);
+                }
+                Ok(false) => {}
+                // One job's trouble is not the others'.
+                Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
+                    tracing::error!(job, attempt, "{error}; it cannot be taken into the ledger")
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(is_whole)
     }
 
     async fn release_ended(&self, desk: &mut Desk) -> Result<(), ledger::Error> {

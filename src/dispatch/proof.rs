@@ -6,7 +6,8 @@ use crate::{
     record::{
         Millis,
         outcome::{Confidence, Ending, Evidence, Outcome, Verdict},
-        termination::Story,
+        termination::{Signed, Story},
+        wire::AttemptId,
     },
 };
 
@@ -28,6 +29,13 @@ pub fn doubt(end: &End, granted: bool, story: Option<&Story>) -> Option<&'static
         ),
         _ => None,
     }
+}
+
+/// Whether what is left of an attempt shows that its process had leave to run, though the ledger knows of none: it was restored since. What
+/// cannot be verified without the grant makes us only more careful.
+pub fn tells_of_leave(end: &End, id: &AttemptId) -> bool {
+    let story = Signed::believe(&end.message, |_, _| true);
+    end.exit == Some(SupervisorExit::Code(0)) || story.is_some_and(|story| story.id == *id)
 }
 
 /// What is left of an attempt whose end is proved.

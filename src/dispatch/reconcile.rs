@@ -95,7 +95,8 @@ impl Dispatcher {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
-        let Some(end) = end.filter(|_| !attempt.granted) else { return Ok(()) };
+        // An adopted one too: a container that waits has never run.
+        let Some(end) = end.filter(|_| attempt.nonce.is_none()) else { return Ok(()) };
         // Before the end: the next attempt goes by it.
         if let Some(node) = &wait.node {
             self.ledger.on_node(id, node).await?;
@@ -186,12 +187,20 @@ impl Dispatcher {
 
     async fn end(&self, attempt: &LiveAttempt, end: End) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
-        let Some(attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
+        let Some(mut attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
+        if !attempt.granted && proof::tells_of_leave(&end, &attempt.order.id) {
+            attempt.granted = self.ledger.has_had_leave(&attempt.order.id).await?;
+        }
         let story = self.believed(&attempt, &end.message);
-        // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
         let is_cancelled = attempt.cancel_requested.is_some();
-        if let Some(why) = proof::doubt(&end, attempt.granted, story.as_ref()).filter(|_| !is_cancelled) {
-            return self.unseen(&attempt, why).await;
+        match proof::doubt(&end, attempt.granted, story.as_ref()) {
+            Some(why) if !is_cancelled => return self.unseen(&attempt, why).await,
+            // Whatever runs there still is to end too, and the kubelet sees to that.
+            Some(_) if end.cause.is_none() => {
+                self.stop(&attempt.order, CANCEL_GRACE).await;
+                return Ok(());
+            }
+            _ => {}
         }
         let node = end.node.clone();
         let remains = proof::Remains {

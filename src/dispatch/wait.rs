@@ -37,6 +37,8 @@ pub struct Asked<'a> {
     pub not_before: Millis,
     /// Its attempt is committed: its place is being made.
     pub is_launching: bool,
+    /// The ledger was restored, and nobody has sent again what it loads.
+    pub awaits_content: bool,
 }
 
 impl Waits {
@@ -74,6 +76,9 @@ impl Waits {
         let trouble = || seen.trouble.as_deref().map(|why| format!("the cluster takes nothing now: {why}"));
         if job.is_launching {
             return Some(trouble().unwrap_or_else(|| "its place is being made".into()));
+        }
+        if job.awaits_content {
+            return Some("the ledger was restored and does not know what it loads: send the same job again".into());
         }
         if let Some(pause) = pauses.iter().find(|pause| is_of(pause, job)) {
             let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
@@ -135,6 +140,7 @@ mod tests {
             incremental: true,
             not_before: Millis(5),
             is_launching: false,
+            awaits_content: false,
         };
         let pause = |kind, name: &str| Pause { kind, name: name.into(), reason: "moving".into(), paused_at_ms: 1 };
         let why = |job, pauses: &[Pause]| waits.why(job, pauses, Millis(9));

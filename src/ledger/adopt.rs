@@ -95,7 +95,9 @@ impl Ledger {
         .bind(now.0)
         .execute(&mut *tx)
         .await?;
-        let query = self.sql("UPDATE jobs SET attempt = ? WHERE id = ?");
+        // Somebody who had cancelled it has tried it again since, or there would be no later attempt.
+        let query =
+            self.sql("UPDATE jobs SET attempt = ?, cancel_requested_ms = NULL, cancel_reason = NULL WHERE id = ?");
         query.bind(i64::from(id.attempt)).bind(id.job.clone()).execute(&mut *tx).await?;
         job.attempt = id.attempt;
         self.move_job(&mut tx, &mut job, Phase::SettingUp, Writer::Launch, REASON, now).await?;
@@ -103,7 +105,17 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Binds an adopted attempt to the process that reports from its place: another ledger has given that one leave. False if there is nothing
+    /// The attempt's process had leave that the ledger does not know of: what is left of it says so. False if the attempt is over.
+    pub async fn has_had_leave(&self, id: &AttemptId) -> Result<bool, Error> {
+        let mark = async |_: Again| {
+            let statement = "UPDATE attempts SET adopted_ms = ? WHERE job_id = ? AND attempt = ? AND state <> 'ended'";
+            let query = self.sql(statement).bind(super::now().0).bind(id.job.clone()).bind(i64::from(id.attempt));
+            Ok(query.execute(&self.pool).await?.rows_affected() == 1)
+        };
+        self.transact(mark).await
+    }
+
+    /// Binds an attempt to the process that reports from its place: another ledger has given that one leave. False if there is nothing
     /// to bind.
     pub async fn adopt_process(&self, id: &AttemptId, source: &str, speaker: &Speaker) -> Result<bool, Error> {
         self.transact(|_: Again| self.adopt_process_once(id, source, speaker)).await
@@ -122,7 +134,8 @@ impl Ledger {
         }
         let now = super::now();
         self.bind(&mut tx, &GrantRequest { id: id.clone(), nonce: text(source) }, speaker).await?;
-        self.sql("UPDATE attempts SET executing_at_ms = ? WHERE job_id = ? AND attempt = ?")
+        self.sql("UPDATE attempts SET executing_at_ms = ?, adopted_ms = ? WHERE job_id = ? AND attempt = ?")
+            .bind(now.0)
             .bind(now.0)
             .bind(id.job.clone())
             .bind(i64::from(id.attempt))

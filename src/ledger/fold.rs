@@ -102,7 +102,7 @@ impl Ledger {
         let mut next = (self.retry)(&RetryCase {
             job: &job.job,
             outcome: &end.ending.outcome,
-            may_have_run: attempt.granted && !end.ending.outcome.never_ran(),
+            may_have_run: attempt.may_have_run() && !end.ending.outcome.never_ran(),
             commit: end.ending.commit.as_ref(),
             own_retries: job.own_retries,
             infrastructure_retries: job.infrastructure_retries,

@@ -78,6 +78,11 @@ impl Ledger {
         if attempt.ended || row.phase.is_ended() {
             return no("the attempt is over");
         }
+        // Its Pod is from before the ledger's backup, and says by which rules it goes, not what it loads.
+        if row.awaits_content && row.job.embulk.is_some() && attempt.nonce.is_none() {
+            let reason = "the ledger was restored and does not know what this job loads; it waits to be sent again";
+            return Ok(GrantAnswer::Wait { reason: reason.into() });
+        }
         // First, so that two that ask at once see each other.
         if !self.bind_uid(&mut tx, &request.id, &speaker.uid).await? {
             return no("another place has this attempt");

@@ -56,7 +56,7 @@ static LOCK: LazyBatch =
 /// better way to sixty-four ids.
 static QUEUED: LazyBatch = LazyBatch::new(|| {
     let text = "SELECT j.id, j.spec, j.attempt, j.memory_bytes, a.node, a.avoid_node, a.outcome FROM jobs j LEFT JOIN attempts a \
-                ON a.job_id = j.id AND a.attempt = j.attempt WHERE COALESCE(j.phase, '') = 'queued' AND j.cancel_requested_ms IS NULL \
+                ON a.job_id = j.id AND a.attempt = j.attempt WHERE COALESCE(j.phase, '') = 'queued' AND j.cancel_requested_ms IS NULL AND j.digest <> '' \
                 AND (a.state IS NULL OR a.state = 'ended') AND j.id IN ({rows})";
     Batch::new(text, "?", ", ")
 });

@@ -18,6 +18,7 @@ pub struct LiveAttempt {
     pub phase: Phase,
     /// It is committed, and nobody has said that its place exists.
     pub launching: bool,
+    /// A process may have leave: by a grant of this ledger's, or by one that it has lost.
     pub granted: bool,
     /// Its supervisor has said that the transfer runs.
     pub executing: bool,
@@ -42,7 +43,7 @@ pub struct Running {
 macro_rules! attempts_where {
     ($condition:literal) => {
         concat!(
-            "SELECT a.job_id, a.attempt, a.cluster, a.uid, a.state, a.nonce, a.granted_at_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, ",
+            "SELECT a.job_id, a.attempt, a.cluster, a.uid, a.state, a.nonce, a.granted_at_ms, a.adopted_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, ",
             "a.avoid_node, j.spec, j.phase, j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
             $condition
         )
@@ -190,7 +191,7 @@ fn live_attempt(row: &AnyRow) -> Result<LiveAttempt, Error> {
         order: order(row)?,
         phase: phase(row.try_get("phase")?)?,
         launching: row.try_get::<String, _>("state")? == "launching",
-        granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
+        granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.or(row.try_get("adopted_ms")?).is_some(),
         executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
         nonce: row.try_get("nonce")?,
         lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),

@@ -2,6 +2,7 @@
 
 use super::{
     Error, Ledger,
+    adopt::NO_CONTENT,
     rows::{job, number},
 };
 use crate::record::{job::Job, outcome::Verdict, wire::AttemptId};
@@ -43,6 +44,9 @@ pub struct JobSummary {
     pub incremental: bool,
     /// Of the last attempt: `launching`, `launched` or `ended`.
     pub attempt_state: Option<String>,
+    /// Its attempt was found by a ledger that had been restored, and nobody has sent again what it loads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_content: bool,
     /// Why it waits in the queue, where more than its turn stands in its way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
@@ -152,7 +156,7 @@ impl Heartbeat {
 macro_rules! jobs_where {
     ($condition:literal $(,)?) => {
         concat!(
-            "SELECT j.id, j.tenant, j.definition, j.phase, j.phase_since_ms, j.attempt, j.queued_at_ms, j.received_at_ms, j.ended_at_ms, j.outcome, ",
+            "SELECT j.id, j.digest, j.tenant, j.definition, j.phase, j.phase_since_ms, j.attempt, j.queued_at_ms, j.received_at_ms, j.ended_at_ms, j.outcome, ",
             "j.verdict, j.cancel_requested_ms, j.spec, j.not_before_ms, j.incremental, a.state, a.executing_at_ms FROM jobs j LEFT JOIN attempts a ",
             "ON a.job_id = j.id AND a.attempt = j.attempt WHERE ",
             $condition
@@ -253,6 +257,7 @@ fn summary(row: &AnyRow) -> Result<JobSummary, Error> {
         not_before_ms: row.try_get("not_before_ms")?,
         incremental: row.try_get::<i64, _>("incremental")? != 0,
         attempt_state: row.try_get("state")?,
+        awaits_content: row.try_get::<String, _>("digest")? == NO_CONTENT,
         waits_for: None,
     })
 }

@@ -88,7 +88,7 @@ impl Ledger {
     ) -> Result<Vec<Waiting>, Error> {
         let statement = "SELECT j.id, j.definition, j.incremental, j.queued_at_ms, j.not_before_ms FROM jobs j \
                          WHERE j.phase = 'queued' AND j.priority = ? AND j.tenant = ? AND j.not_before_ms <= ? \
-                         AND (j.not_before_ms > ? OR (j.not_before_ms = ? AND j.id > ?)) AND j.cancel_requested_ms IS NULL AND NOT EXISTS \
+                         AND (j.not_before_ms > ? OR (j.not_before_ms = ? AND j.id > ?)) AND j.cancel_requested_ms IS NULL AND j.digest <> '' AND NOT EXISTS \
                          (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.attempt = j.attempt AND a.state <> 'ended') AND NOT \
                          (j.incremental = 1 AND EXISTS (SELECT 1 FROM jobs k WHERE k.tenant = j.tenant AND k.definition = j.definition \
                          AND k.incremental = 1 AND k.id <> j.id AND (k.phase IN ('held', 'setting_up', 'executing', 'stopping') OR (k.phase = 'queued' AND k.attempt > 0 AND \

@@ -1,7 +1,7 @@
 //! Rows of `jobs` and `attempts` as the other files need them: read under the lock of a writing transaction, the job's before its attempt's, so that
 //! two transactions on one job wait for each other and never in a circle.
 
-use super::{Error, Ledger, Tx};
+use super::{Error, Ledger, Tx, adopt::NO_CONTENT};
 use crate::record::{
     Millis,
     job::Job,
@@ -21,6 +21,8 @@ pub struct JobRow {
     pub cancel_requested: bool,
     pub own_retries: u32,
     pub infrastructure_retries: u32,
+    /// It was adopted, and nobody has sent again what it loads.
+    pub awaits_content: bool,
 }
 
 /// One of its attempts.
@@ -39,16 +41,22 @@ pub struct AttemptRow {
 }
 
 impl AttemptRow {
-    /// Another ledger may have given a process leave, and that one has not reported here yet.
+    /// No process is known to have leave. One that reports all the same has it by a ledger that was restored since: before its grant a
+    /// supervisor has nothing to report.
     pub fn awaits_its_process(&self) -> bool {
-        self.adopted && self.nonce.is_none() && !self.ended
+        self.nonce.is_none() && !self.ended
+    }
+
+    /// A process may have leave.
+    pub fn may_have_run(&self) -> bool {
+        self.granted || self.adopted
     }
 }
 
 impl Ledger {
     pub(super) async fn job_row(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRow>, Error> {
         let statement = "SELECT spec, phase, phase_since_ms, attempt, cancel_requested_ms, own_retries, \
-                         infrastructure_retries, memory_bytes FROM jobs WHERE id = ?{for_update}";
+                         infrastructure_retries, memory_bytes, digest FROM jobs WHERE id = ?{for_update}";
         let row = self.sql(statement).bind(id.to_owned()).fetch_optional(&mut **tx).await?;
         row.map(|row| {
             let mut job = job(row.try_get("spec")?)?;
@@ -62,6 +70,7 @@ impl Ledger {
                 cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.is_some(),
                 own_retries: number(&row, "own_retries")?,
                 infrastructure_retries: number(&row, "infrastructure_retries")?,
+                awaits_content: row.try_get::<String, _>("digest")? == NO_CONTENT,
             })
         })
         .transpose()

@@ -165,6 +165,7 @@ async fn say_why(service: &Service, jobs: &mut [JobSummary]) -> Result<(), Probl
             definition: &job.definition,
             incremental: job.incremental,
             not_before: Millis(job.not_before_ms),
+            awaits_content: job.awaits_content,
             is_launching: job.attempt_state.as_deref() == Some("launching"),
         };
         let why = service.waits.why(asked, &pauses, crate::ledger::now());

@@ -25,7 +25,7 @@ fn what_began_after_the_backup_is_adopted_and_goes_on() {
     let runs = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
     let waits =
         |name: &str| format!("echo x >> {}; while [ ! -e {} ]; do sleep 0.1; done", file(name).display(), go.display());
-    // In the backup one job has not begun, another runs its first attempt.
+    // In the backup one job has not begun, another has a Pod that waits for its node, and a third runs.
     let paused = dispatcher.run(&["pause", "tenant", "late"]);
     assert!(paused.status.success(), "{}", stderr(&paused));
     let mut queued = script(
@@ -35,26 +35,34 @@ fn what_began_after_the_backup_is_adopted_and_goes_on() {
     queued["tenant"] = json!("late");
     queued["retry"] = json!({"limit": 1, "idempotent": true, "backoff": "100ms"});
     dispatcher.submit(&queued);
+    let mut early = script("early", &waits("early"));
+    early["resources"]["cpu"] = json!("20");
+    dispatcher.submit(&early);
     dispatcher.submit(&script("old", &waits("old")));
+    dispatcher.wait("early", "setting_up");
     dispatcher.wait("old", "executing");
     dispatcher.kill();
     copy_ledger(&state, backup.path());
     dispatcher.restart();
-    // After it that one comes to its second attempt, and a third job begins.
+    // After it that one comes to its second attempt, the waiting one begins, another begins too, and one more begins and ends.
+    let large = Agent::with_room(&dispatcher.namespace, 1, "40", "8Gi");
     let new = script("new", &waits("new"));
     dispatcher.submit(&new);
+    dispatcher.submit(&script("done", &format!("echo x >> {}", file("done").display())));
     assert!(dispatcher.run(&["resume", "tenant", "late"]).status.success());
-    wait_for("all to run", || ["old", "new", "queued"].iter().all(|name| runs(name) == "x\n").then_some(()));
-    dispatcher.wait("new", "executing");
-    dispatcher.wait("queued", "executing");
-    let pods = [("old", 1), ("new", 1), ("queued", 2)].map(|(job, attempt)| pod(job, attempt));
+    const RUNNING: [(&str, u32); 4] = [("old", 1), ("early", 1), ("new", 1), ("queued", 2)];
+    wait_for("all to run", || RUNNING.iter().all(|(name, _)| runs(name) == "x\n").then_some(()));
+    RUNNING.iter().for_each(|(job, _)| drop(dispatcher.wait(job, "executing")));
+    dispatcher.wait("done", "succeeded");
+    let pods = RUNNING.map(|(job, attempt)| pod(job, attempt));
     let uid = |name: &String| dispatcher.namespace.get("pod", name).unwrap()["metadata"]["uid"].clone();
     let uids = pods.each_ref().map(uid);
-    let inits = pods.each_ref().map(|name| agent.init(name));
+    let init = |name: &String| agent.inits(name).into_iter().chain(large.inits(name)).last().unwrap();
+    let inits = pods.each_ref().map(init);
     dispatcher.kill();
     copy_ledger(backup.path(), &state);
     dispatcher.restart();
-    for (job, attempt, uid) in [("old", 1, &uids[0]), ("new", 1, &uids[1]), ("queued", 2, &uids[2])] {
+    for ((job, attempt), uid) in RUNNING.iter().zip(&uids) {
         let shown = dispatcher.wait(job, "executing");
         let last = shown["attempts"].as_array().unwrap().last().unwrap();
         assert_eq!((&last["attempt"], &last["uid"]), (&json!(attempt), uid), "{shown:#}");
@@ -65,7 +73,8 @@ fn what_began_after_the_backup_is_adopted_and_goes_on() {
     assert!(spec[0]["spec"].as_str().unwrap().contains("echo x") && spec[0]["digest"] != "", "{spec:?}");
     assert!(inits.iter().all(|init| is_alive(*init)), "nothing was ended");
     fs::write(&go, "").unwrap();
-    for job in ["old", "new", "queued"] {
+    // What had ended is judged by its Pod, and not run again.
+    for job in ["old", "early", "new", "queued", "done"] {
         dispatcher.wait(job, "succeeded");
         assert_eq!(runs(job), "x\n", "{job} ran once");
     }
@@ -73,5 +82,6 @@ fn what_began_after_the_backup_is_adopted_and_goes_on() {
         dispatcher.namespace.wait_for_pod(name, "let go", |pod| pod["metadata"]["finalizers"].is_null().then_some(()));
     }
     let rows = dispatcher.sql("SELECT job_id, attempt FROM attempts WHERE adopted_ms IS NOT NULL ORDER BY job_id");
-    assert_eq!(rows, [json!({"job_id": "new", "attempt": 1}), json!({"job_id": "queued", "attempt": 2})]);
+    let adopted = [("done", 1), ("early", 1), ("new", 1), ("queued", 2)];
+    assert_eq!(rows, adopted.map(|(job, attempt)| json!({"job_id": job, "attempt": attempt})));
 }

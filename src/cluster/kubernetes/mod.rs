@@ -334,7 +334,7 @@ impl Cluster for Kubernetes {
     }
 
     fn places(&self) -> Option<Vec<AttemptId>> {
-        self.store.all()
+        self.store.all(self.settings.watch_limit.0)
     }
 
     fn describe<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<Described>> {

@@ -117,10 +117,11 @@ impl Store {
         self.inner().trouble = why;
     }
 
-    /// Whose Pods there are; `None` before the first list.
-    pub fn all(&self) -> Option<Vec<AttemptId>> {
+    /// Whose Pods there are, if anything was heard within `limit`.
+    pub fn all(&self, limit: Duration) -> Option<Vec<AttemptId>> {
         let inner = self.inner();
-        inner.heard.map(|_| inner.pods.keys().cloned().collect())
+        let heard = inner.heard.filter(|heard| heard.elapsed() <= limit);
+        heard.map(|_| inner.pods.keys().cloned().collect())
     }
 
     /// Pods that match.
