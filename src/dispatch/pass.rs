@@ -128,7 +128,9 @@ impl Dispatcher {
     /// it again. False while that cannot be told.
     async fn survey(&self, desk: &mut Desk) -> Result<bool, ledger::Error> {
         let Some(places) = self.cluster.places() else { return Ok(false) };
-        let unknown = self.ledger.unknown(places).await?;
+        let mut unknown = self.ledger.unknown(places).await?;
+        // A job's last attempt is the one that counts.
+        unknown.sort_unstable_by_key(|id| std::cmp::Reverse(id.attempt));
         let mut is_whole = unknown.len() <= ADOPTED;
         for id in unknown.into_iter().take(ADOPTED) {
             let AttemptId { job, attempt } = &id;

@@ -31,16 +31,16 @@ pub fn doubt(end: &End, granted: bool, story: Option<&Story>) -> Option<&'static
     }
 }
 
-/// Whether what is left of an attempt shows that its process had leave to run, though the ledger knows of none: it was restored since. What
-/// cannot be verified without the grant makes us only more careful.
+/// Whether the attempt's supervisor has left its last words. Without the attempt's grant they cannot be verified, and only make us more careful.
 pub fn tells_of_leave(end: &End, id: &AttemptId) -> bool {
-    let story = Signed::believe(&end.message, |_, _| true);
-    end.exit == Some(SupervisorExit::Code(0)) || story.is_some_and(|story| story.id == *id)
+    Signed::believe(&end.message, |_, _| true).is_some_and(|story| story.id == *id)
 }
 
 /// What is left of an attempt whose end is proved.
 pub struct Remains {
     pub granted: bool,
+    /// No process of it ever asked for leave, or left a word.
+    pub unheard: bool,
     /// Its supervisor had said that the transfer runs.
     pub executing: bool,
     /// Somebody wants it cancelled.
@@ -62,6 +62,13 @@ pub fn end(remains: Remains) -> AttemptEnd {
     let End { exit, cause, evidence: seen, .. } = remains.end;
     let (outcome, evidence, why) = match (remains.granted, exit) {
         (false, exit) => (Outcome::NeverGranted, Evidence::Inference, exit.map(words)),
+        (true, Some(SupervisorExit::Code(0))) if remains.unheard => (
+            Outcome::Lost,
+            Evidence::Inference,
+            Some(
+                "it ended with 0 and had never asked for leave; is `sendo-supervisor` its image's entry point?".into(),
+            ),
+        ),
         (true, Some(SupervisorExit::Code(0))) => (Outcome::Succeeded, Evidence::ExitCode, None),
         // It was asked to go while its grant was on the way. A transfer's own 75 is told from ours by the story that each start leaves.
         (true, Some(exit @ SupervisorExit::Code(NO_LEAVE))) if !remains.executing && last.is_none() => {
@@ -233,7 +240,8 @@ mod tests {
 
     fn outcome(granted: bool, exit: Option<SupervisorExit>, story: Option<Story>) -> (Outcome, Evidence) {
         let seen = End { exit, ..End::default() };
-        let remains = Remains { granted, executing: granted, cancelled: false, end: seen, story, now: Millis(9) };
+        let remains =
+            Remains { granted, unheard: false, executing: granted, cancelled: false, end: seen, story, now: Millis(9) };
         let end = end(remains);
         (end.ending.outcome, end.evidence)
     }
@@ -243,7 +251,9 @@ mod tests {
         let ended = |code, cause, granted, cancelled| {
             let seen = End { exit: Some(SupervisorExit::Code(code)), cause: Some(cause), ..End::default() };
             let now = Millis(9);
-            end(Remains { granted, executing: granted, cancelled, end: seen, story: None, now }).ending.outcome
+            end(Remains { granted, unheard: false, executing: granted, cancelled, end: seen, story: None, now })
+                .ending
+                .outcome
         };
         for (cause, outcome) in [
             (EndCause::OutOfMemory, Outcome::OutOfMemory),
@@ -297,6 +307,7 @@ mod tests {
         assert_eq!(outcome(true, Some(SupervisorExit::Code(75)), None).0, Outcome::Lost);
         let started = |story| Remains {
             granted: true,
+            unheard: false,
             executing: false,
             cancelled: false,
             end: End { exit: Some(SupervisorExit::Code(75)), ..End::default() },

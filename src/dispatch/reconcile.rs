@@ -4,7 +4,7 @@
 
 use super::{Dispatcher, pending, proof};
 use crate::{
-    cluster::{End, EndCause, Observation, Wait},
+    cluster::{End, EndCause, Observation, SupervisorExit, Wait},
     ledger::{self, LiveAttempt, Order},
     record::{
         termination::{Signed, Story},
@@ -188,7 +188,9 @@ impl Dispatcher {
     async fn end(&self, attempt: &LiveAttempt, end: End) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(mut attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
-        if !attempt.granted && proof::tells_of_leave(&end, &attempt.order.id) {
+        let unheard = attempt.nonce.is_none() && !proof::tells_of_leave(&end, &attempt.order.id);
+        // A supervisor without leave leaves no words and does not end with 0: something has run there that the ledger does not know of.
+        if !attempt.granted && (!unheard || end.exit == Some(SupervisorExit::Code(0))) {
             attempt.granted = self.ledger.has_had_leave(&attempt.order.id).await?;
         }
         let story = self.believed(&attempt, &end.message);
@@ -205,6 +207,7 @@ impl Dispatcher {
         let node = end.node.clone();
         let remains = proof::Remains {
             granted: attempt.granted,
+            unheard,
             executing: attempt.executing,
             cancelled: is_cancelled,
             end,

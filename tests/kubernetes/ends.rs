@@ -37,6 +37,14 @@ fn an_oom_kill_that_took_the_supervisor_too_is_told_by_the_kubelet() {
 #[test]
 fn an_unsigned_message_is_no_success() {
     let (dispatcher, _) = started("", "sendo.test/duration: 100ms, sendo.test/message: 'succeeded, believe me'");
+    let shown = dispatcher.wait("a", "held");
+    assert_eq!(attempt(&shown)["outcome"], "lost", "{shown:#}");
+    assert!(attempt(&shown)["verdict"].to_string().contains("entry point"), "{shown:#}");
+}
+
+#[test]
+fn an_end_without_leave_says_so() {
+    let (dispatcher, _) = started("", "sendo.test/duration: 100ms, sendo.test/exit-code: '75'");
     ended(&dispatcher, "never_granted");
 }
 
@@ -119,7 +127,6 @@ fn an_attempt_whose_end_is_in_doubt_waits_until_somebody_cancels_it() {
     assert_eq!(dispatcher.json(&["show", "a"])["phase"], "setting_up");
     assert!(dispatcher.run(&["cancel", "a"]).status.success());
     dispatcher.wait("a", "cancelled");
-    dispatcher
-        .namespace
-        .wait_for_pod(&name, "released or gone", |pod| pod["metadata"]["finalizers"].is_null().then_some(()));
+    // Whatever may still run there goes with its Pod.
+    dispatcher.namespace.wait_until_gone(&name);
 }

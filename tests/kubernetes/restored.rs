@@ -18,7 +18,7 @@ fn copy_ledger(from: &Path, to: &Path) {
 #[test]
 fn what_began_after_the_backup_is_adopted_and_goes_on() {
     let mut dispatcher = Dispatcher::start();
-    let agent = Agent::start(&dispatcher.namespace, 1);
+    let agent = Agent::with_room(&dispatcher.namespace, 1, "10", "8Gi");
     let (place, backup) = (scratch(), scratch());
     let (go, state) = (place.path().join("go"), dispatcher.state());
     let file = |name: &str| place.path().join(name);
@@ -62,6 +62,7 @@ fn what_began_after_the_backup_is_adopted_and_goes_on() {
     dispatcher.kill();
     copy_ledger(backup.path(), &state);
     dispatcher.restart();
+    wait_for("all to be known", || (dispatcher.sql("SELECT id FROM jobs").len() == 5).then_some(()));
     for ((job, attempt), uid) in RUNNING.iter().zip(&uids) {
         let shown = dispatcher.wait(job, "executing");
         let last = shown["attempts"].as_array().unwrap().last().unwrap();
