@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
+    sync::Mutex,
 };
 use tempfile::TempDir;
 
@@ -34,10 +35,13 @@ pub struct Scene {
     pub sqs: Proxy,
     pub queue: Queue,
     pub place: Place,
-    witness: Child,
+    witness: Mutex<Child>,
     folder: TempDir,
     runtime: tokio::runtime::Runtime,
 }
+
+/// A Pod that nobody runs.
+const LAST: &str = "the-last-one";
 
 impl Scene {
     pub fn new(database: Database) -> Self {
@@ -72,11 +76,7 @@ impl Scene {
         if place.is_file() {
             place = Place::on(database, dispatcher.ledger());
         }
-        let seen = File::create(folder.path().join("pods")).unwrap();
-        let mut witness = cluster.kubectl();
-        witness.args(["--request-timeout", "0", "--namespace", &dispatcher.namespace.name, "get", "pods", "--watch"]);
-        witness.args(["--no-headers", "-o", "custom-columns=NAME:.metadata.name,UID:.metadata.uid"]);
-        let witness = witness.stdout(seen).stderr(Stdio::null()).spawn().unwrap();
+        let witness = Mutex::new(witness(&dispatcher, folder.path()));
         let agent = Agent::start(&dispatcher.namespace, 1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { agent, dispatcher, api, workers, database: link, mail, sqs, queue, place, witness, folder, runtime }
@@ -166,7 +166,29 @@ impl Scene {
     }
 
     /// The UIDs of each Pod that ever was, by its name.
+    #[track_caller]
     pub fn pods(&self) -> BTreeMap<String, BTreeSet<String>> {
+        // The witness may lag behind: one of our own is the last that it has to see.
+        let secure = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        let spec = json!({"schedulerName": "nobody", "containers": [{"name": "none", "image": "none", "securityContext": secure}],
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}});
+        let namespace = &self.dispatcher.namespace;
+        namespace.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": LAST}, "spec": spec}));
+        wait_for("the witness to have seen all", || {
+            let mut running = self.witness.lock().unwrap();
+            // An API server ends the watch of whoever is too slow for it. What ended stays listed for minutes.
+            if running.try_wait().unwrap().is_some() {
+                *running = witness(&self.dispatcher, self.folder.path());
+            }
+            self.witnessed().contains_key(LAST).then_some(())
+        });
+        namespace.kubectl(&["delete", "pod", LAST, "--wait=false"]);
+        let mut pods = self.witnessed();
+        pods.remove(LAST);
+        pods
+    }
+
+    fn witnessed(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut pods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let seen = fs::read_to_string(self.folder.path().join("pods")).unwrap();
         for (name, uid) in seen.lines().filter_map(|line| line.split_once(' ')) {
@@ -211,9 +233,19 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        let _ = self.witness.kill();
-        let _ = self.witness.wait();
+        let witness = self.witness.get_mut().unwrap();
+        let _ = witness.kill();
+        let _ = witness.wait();
     }
+}
+
+/// Notes each Pod, those that are there first.
+fn witness(dispatcher: &Dispatcher, folder: &Path) -> Child {
+    let seen = File::options().create(true).append(true).open(folder.join("pods")).unwrap();
+    let mut witness = dispatcher.namespace.cluster.kubectl();
+    witness.args(["--request-timeout", "0", "--namespace", &dispatcher.namespace.name, "get", "pods", "--watch"]);
+    witness.args(["--no-headers", "-o", "custom-columns=NAME:.metadata.name,UID:.metadata.uid"]);
+    witness.stdout(seen).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn port_of(url: &str) -> u16 {
