@@ -17,4 +17,3 @@ mod replicas;
 mod restored;
 mod runs;
 mod scene;
-mod unheard;

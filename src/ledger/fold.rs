@@ -99,6 +99,10 @@ impl Ledger {
                 self.count_conflict(tx, id, "evidence after a successor").await
             };
         }
+        // Nobody has cancelled the job: its process was told that it had ended, and stopped for that. It says nothing of the job.
+        if attempt.ended && end.ending.outcome == Outcome::Cancelled && !job.cancel_requested {
+            return self.count_conflict(tx, id, "it ran on after its end, and stopped when it was told").await;
+        }
         let mut next = (self.retry)(&RetryCase {
             job: &job.job,
             outcome: &end.ending.outcome,
