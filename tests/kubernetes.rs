@@ -17,3 +17,4 @@ mod replicas;
 mod restored;
 mod runs;
 mod scene;
+mod unheard;

@@ -2,8 +2,7 @@
 
 use crate::env::{
     elasticmq::{CREDENTIALS, Queue, elasticmq},
-    kubernetes::free_port,
-    scratch, sendo,
+    free_port, scratch, sendo,
 };
 use std::{
     fs::{self, File},

@@ -100,6 +100,7 @@ impl Ledger {
                     Some(digest) if digest == incoming.digest => Accepted::Known,
                     Some(digest) if digest == NO_CONTENT => {
                         self.fill_in(&mut tx, &incoming).await?;
+                        known.insert(incoming.job.id.clone(), incoming.digest.to_owned());
                         Accepted::Known
                     }
                     Some(_) => Accepted::OtherContent,
@@ -137,11 +138,11 @@ impl Ledger {
         rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("digest")?))).collect()
     }
 
-    /// The content of a job that was adopted without any.
+    /// The content of a job that was adopted without any; of two that bring it at once the first counts.
     async fn fill_in(&self, tx: &mut Tx, incoming: &Incoming<'_>) -> Result<(), Error> {
-        let query = self.sql("UPDATE jobs SET spec = ?, digest = ?, traceparent = ? WHERE id = ?");
+        let query = self.sql("UPDATE jobs SET spec = ?, digest = ?, traceparent = ? WHERE id = ? AND digest = ?");
         let query = query.bind(spec(incoming.job)?).bind(incoming.digest.to_owned());
-        let query = query.bind(incoming.job.traceparent.clone()).bind(incoming.job.id.clone());
+        let query = query.bind(incoming.job.traceparent.clone()).bind(incoming.job.id.clone()).bind(NO_CONTENT);
         query.execute(&mut **tx).await?;
         Ok(())
     }

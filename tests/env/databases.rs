@@ -3,11 +3,10 @@
 //! A keeper process stands between them and us: when its stdin ends, because we dropped it, finished, panicked or were killed, it
 //! kills its server and takes the folder away. Nothing outlives the test run.
 
-use super::wait_for;
+use super::{free_port, wait_for};
 use std::{
     fs,
     io::Write as _,
-    net::TcpListener,
     os::unix::{
         fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -98,6 +97,11 @@ impl Server {
         mysql()
     }
 
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("server.log")).unwrap_or_default()
+    }
+
     /// `kill -9`; after so many seconds it is started again on the same folder.
     pub fn crash(&mut self, seconds: u32) {
         writeln!(self.keeper.stdin.as_mut().unwrap(), "{seconds}").unwrap();
@@ -176,14 +180,13 @@ fn mysql() -> Server {
 impl Server {
     /// Waits until `hello` goes well; a server that ends before that is told with its log.
     pub(super) fn ready(&self, mut hello: impl FnMut() -> Result<Vec<String>, String>) {
-        let log = self.folder.join("server.log");
         let children = format!("/proc/{0}/task/{0}/children", self.keeper.id());
         wait_for(&format!("the server on port {}", self.port), || {
             let error = match hello() {
                 Ok(rows) => return Some(rows),
                 Err(error) => error,
             };
-            let log = fs::read_to_string(&log).unwrap_or_default();
+            let log = self.log();
             let ended = !log.is_empty() && fs::read_to_string(&children).is_ok_and(|pids| pids.trim().is_empty());
             assert!(!ended, "the server has ended; {error}; its log:\n{log}");
             None
@@ -281,10 +284,6 @@ fn home() -> TempDir {
 
 fn option(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
-}
-
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Finds a program of the servers: Debian keeps some of them off the usual path.

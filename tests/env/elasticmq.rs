@@ -1,8 +1,8 @@
 //! ElasticMQ, which speaks SQS's protocol, started once for all tests of a run; queues of a test's own.
 
 use super::{
-    databases::{Server, free_port, keep},
-    wait_for,
+    databases::{Server, keep},
+    free_port, wait_for,
 };
 use aws_sdk_sqs::{
     Client,

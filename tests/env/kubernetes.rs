@@ -11,12 +11,11 @@ mod pki;
 
 pub use namespace::Namespace;
 
-use super::{keeper::Keeper, stderr};
+use super::{free_port, keeper::Keeper, stderr};
 use pki::Pki;
 use serde_json::Value;
 use std::{
     io::Write as _,
-    net::TcpListener,
     panic::catch_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -271,9 +270,4 @@ fn programs() -> PathBuf {
     let output = Command::new(tool).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "no Kubernetes; `make test` makes it, and says what it misses");
     super::stdout(&output).trim().into()
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

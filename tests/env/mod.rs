@@ -16,8 +16,10 @@ pub mod toxiproxy;
 pub mod wrong_ledger;
 
 use std::{
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -73,6 +75,19 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "waited {LIMIT:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// A port that nobody listens on, on any address; each once in a test run. It lies below those that the system gives to whoever asks for
+/// any (ip(7): ip_local_port_range), so no connection takes it before our server does, or while that starts again.
+pub fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Another test run on this machine begins elsewhere.
+    let first = std::process::id().wrapping_mul(977);
+    let port =
+        PORTS.map(|_| PORTS.start + first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32);
+    let port = port.map(|port| u16::try_from(port).unwrap()).find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok());
+    port.expect("a free port")
 }
 
 /// stdout as text.

@@ -1,6 +1,6 @@
 //! Ways to a server that can be spoiled: toxiproxy, started once for all tests of a run, and links of a test's own through it.
 
-use super::{keeper::Keeper, kubernetes::free_port, stderr, stdout};
+use super::{free_port, keeper::Keeper, stderr, stdout};
 use serde_json::{Value, json};
 use std::{
     process::{Command, Stdio},

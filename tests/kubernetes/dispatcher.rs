@@ -1,20 +1,22 @@
 //! A `sendo serve` of a test's own on a namespace of its own.
 
 use crate::env::{
-    elasticmq,
+    self, elasticmq, free_port,
     kubernetes::{
-        Cluster, Namespace, cluster, free_port,
+        Cluster, Namespace, cluster,
         node::{self, Node},
     },
     ledgers::Place,
     scratch, sendo, stderr, stdout, wait_for,
 };
+use nix::sys::signal::Signal;
 use sendo::{cluster::kubernetes::pod_name, record::wire::AttemptId};
 use serde_json::{Value, json};
 use std::{
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
 };
 use tempfile::TempDir;
 
@@ -25,13 +27,14 @@ pub struct Dispatcher {
     pub url: String,
     /// Where supervisors ask.
     pub workers: String,
-    pub namespace: Namespace<'static>,
-    ledger: Option<Place>,
+    pub namespace: Arc<Namespace<'static>>,
+    setup: Setup,
 }
 
 /// What a `sendo serve` is given.
+#[derive(Clone)]
 pub struct Setup {
-    namespace: Namespace<'static>,
+    namespace: Arc<Namespace<'static>>,
     /// This machine, as its Pods see it.
     address: String,
     /// The worker image without its tag, and that.
@@ -40,7 +43,9 @@ pub struct Setup {
     keys: String,
     template: String,
     /// In place of its own file.
-    ledger: Option<Place>,
+    ledger: Option<Arc<Place>>,
+    /// In place of a key of its own.
+    key_file: Option<PathBuf>,
     /// Keys of the program itself.
     program: String,
     /// The way to the API server, if it is not the straight one.
@@ -51,10 +56,18 @@ pub struct Setup {
 
 impl Setup {
     fn new(namespace: Namespace<'static>, keys: &str, template: &str) -> Self {
+        let namespace = Arc::new(namespace);
         let (address, image) = ("127.0.0.1".into(), ("worker", "1"));
         let (keys, template) = (keys.into(), template.into());
-        let (ledger, program, api, workers) = (None, String::new(), None, None);
-        Self { namespace, address, image, keys, template, ledger, program, api, workers }
+        let (ledger, key_file, program, api, workers) = (None, None, String::new(), None, None);
+        Self { namespace, address, image, keys, template, ledger, key_file, program, api, workers }
+    }
+
+    /// Another on the same ledger and the same cluster, heard by supervisors at this port.
+    pub fn replica_of(other: &Dispatcher, heard: u16) -> Self {
+        let setup = other.setup.clone();
+        let way = setup.workers.as_ref().expect("a way that does not end with the other").1.clone();
+        Self { key_file: Some(other.state().join("key")), workers: Some((heard, way)), ..setup }
     }
 
     /// On a cluster that may be broken.
@@ -67,9 +80,14 @@ impl Setup {
         Self { program: keys.into(), ..self }
     }
 
-    /// With ways that may be spoiled: to the API server, and the supervisors' to where it listens.
-    pub fn by_way_of(self, api: String, heard: u16, workers: String) -> Self {
-        Self { api: Some(api), workers: Some((heard, workers)), ..self }
+    /// With a way to the API server that may be spoiled.
+    pub fn by_way_of(self, api: String) -> Self {
+        Self { api: Some(api), ..self }
+    }
+
+    /// Where it listens for supervisors, and the way that they take.
+    pub fn workers(self, heard: u16, way: String) -> Self {
+        Self { workers: Some((heard, way)), ..self }
     }
 
     /// Its Pods are run by the real kubelet, in the image that `docker/build` made.
@@ -87,7 +105,7 @@ impl Setup {
 
     /// Its ledger is on a server.
     pub fn ledger(self, place: Place) -> Self {
-        Self { ledger: Some(place), ..self }
+        Self { ledger: Some(Arc::new(place)), ..self }
     }
 
     /// What its jobs need is there before it is.
@@ -101,11 +119,11 @@ impl Setup {
         let people = free_port();
         let workers = self.workers.as_ref().map_or_else(free_port, |(port, _)| *port);
         self.write(home.path(), people, workers);
-        let process = run(home.path(), self.ledger.as_ref());
-        let Self { namespace, address, ledger, .. } = self;
+        let process = run(home.path(), self.ledger.as_deref());
         let url = format!("http://127.0.0.1:{people}");
-        let workers = format!("http://{address}:{workers}");
-        let mut dispatcher = Dispatcher { process, home, url, workers, namespace, ledger };
+        let workers = format!("http://{}:{workers}", self.address);
+        let namespace = self.namespace.clone();
+        let mut dispatcher = Dispatcher { process, home, url, workers, namespace, setup: self };
         dispatcher.wait_until_ready();
         dispatcher
     }
@@ -116,9 +134,10 @@ impl Setup {
         let (address, (image, tag)) = (&self.address, self.image);
         let way = self.workers.as_ref().map_or_else(|| format!("http://{address}:{workers}/"), |(_, way)| way.clone());
         let api = self.api.as_ref().unwrap_or(&self.namespace.cluster.url);
+        let key = self.key_file.as_ref().map(|file| format!("key_file = {file:?}\n")).unwrap_or_default();
         let text = format!(
             "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
-             heartbeat = \"200ms\"\nreport_every = \"200ms\"\n{program}\n\
+             heartbeat = \"200ms\"\nreport_every = \"200ms\"\n{key}{program}\n\
              [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
              image = \"{image}\"\ndefault_tag = \"{tag}\"\nservice_account = \"sendo-worker\"\nledger_url = \"{way}\"\n\
              template = \"{home}/template.yaml\"\n{keys}\n",
@@ -157,6 +176,16 @@ impl Dispatcher {
         });
     }
 
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    /// Stops it as a person would.
+    pub fn stop(&mut self) {
+        env::kill(self.pid(), Signal::SIGTERM);
+        assert!(self.process.wait().unwrap().success(), "{}", self.log());
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
@@ -165,7 +194,7 @@ impl Dispatcher {
 
     /// Starts it again after that.
     pub fn restart(&mut self) {
-        self.process = run(self.home.path(), self.ledger.as_ref());
+        self.process = run(self.home.path(), self.setup.ledger.as_deref());
         self.wait_until_ready();
     }
 
@@ -223,7 +252,7 @@ impl Dispatcher {
     /// Rows of a query on the ledger, where it is a file by SQLite's own program.
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<Value> {
-        if let Some(place) = &self.ledger {
+        if let Some(place) = &self.setup.ledger {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             return runtime.block_on(place.rows(query));
         }

@@ -3,7 +3,8 @@
 use super::dispatcher::{Dispatcher, Setup};
 use crate::env::{
     elasticmq::{Queue, elasticmq},
-    kubernetes::{Cluster, agent::Agent, cluster, free_port},
+    free_port,
+    kubernetes::{Cluster, agent::Agent, cluster},
     ledgers::{Database, Place},
     scratch,
     sqs_proxy::Proxy,
@@ -71,8 +72,8 @@ impl Scene {
             format!("{program}[[queue]]\nurl = {:?}\nendpoint = \"http://127.0.0.1:{}\"", queue.url, mail.port);
         let [api_way, workers_way] =
             [format!("https://127.0.0.1:{}", api.port), format!("http://127.0.0.1:{}", workers.port)];
-        let setup = Setup::on(cluster, keys, "").program(&program).by_way_of(api_way, heard, workers_way);
-        let dispatcher = setup.start();
+        let setup = Setup::on(cluster, keys, "").program(&program).by_way_of(api_way);
+        let dispatcher = setup.workers(heard, workers_way).start();
         if place.is_file() {
             place = Place::on(database, dispatcher.ledger());
         }

@@ -18,6 +18,31 @@ use sendo::{
 use sqlx::Executor as _;
 use std::time::Duration;
 
+/// How often a condition is looked at. InnoDB shows the same again to whoever asks more often than ten times a second (trx0i_s.cc,
+/// CACHE_MIN_IDLE_TIME).
+const LOOK: Duration = Duration::from_millis(200);
+
+/// When the transaction began that waits for a lock; 0 while there is none.
+const WAITING_ON_POSTGRESQL: &str = "SELECT COALESCE(MAX(EXTRACT(EPOCH FROM xact_start) * 1000000), 0)::bigint FROM pg_stat_activity \
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+const WAITING_ON_MARIADB: &str = "SELECT CAST(COALESCE(MAX(UNIX_TIMESTAMP(t.trx_started)), 0) AS SIGNED) \
+    FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id \
+    WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'";
+
+/// Waits until a transaction waits for a lock that is not the one that began then.
+async fn wait_for_a_waiting_one(place: &Place, but: i64) -> i64 {
+    let sql = if place.database == Database::Postgresql { WAITING_ON_POSTGRESQL } else { WAITING_ON_MARIADB };
+    let until = tokio::time::Instant::now() + env::LIMIT;
+    loop {
+        let began = place.count(sql).await;
+        if began != 0 && began != but {
+            return began;
+        }
+        assert!(tokio::time::Instant::now() < until, "the verb never waited");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// A ledger behind a relay that loses commits.
 async fn behind_a_cut(database: Database) -> (Fresh, Cut) {
     let place = Place::new(database);
@@ -101,7 +126,7 @@ fn a_commit_whose_answer_from_mariadb_was_lost_is_not_applied_twice() {
 
 /// The session holds the attempt's row and asks for the job's, the verb the other way round: the session gets through only if the verb's
 /// transaction is rolled back, and the verb only if it is tried again.
-fn a_deadlock_is_survived(database: Database, waiting: &'static str) {
+fn a_deadlock_is_survived(database: Database) {
     runtime().block_on(async {
         let place = Place::new(database);
         let fresh = Fresh { ledger: Ledger::open(&place.url, policy).await.unwrap(), place };
@@ -124,12 +149,7 @@ fn a_deadlock_is_survived(database: Database, waiting: &'static str) {
             };
             ledger.end_attempt(&id, end).await
         });
-        let until = tokio::time::Instant::now() + env::LIMIT;
-        while fresh.place.count(waiting).await == 0 {
-            assert!(tokio::time::Instant::now() < until, "the verb never waited");
-            // InnoDB shows the same again to whoever asks more often than ten times a second (trx0i_s.cc, CACHE_MIN_IDLE_TIME).
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        wait_for_a_waiting_one(&fresh.place, 0).await;
         session.execute("UPDATE jobs SET priority = 5 WHERE id = 'a'").await.expect("the verb is the victim");
         session.execute("COMMIT").await.unwrap();
         verb.await.unwrap().unwrap();
@@ -140,16 +160,12 @@ fn a_deadlock_is_survived(database: Database, waiting: &'static str) {
 
 #[test]
 fn a_deadlock_on_postgresql_is_tried_again() {
-    let waiting =
-        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    a_deadlock_is_survived(Database::Postgresql, waiting);
+    a_deadlock_is_survived(Database::Postgresql);
 }
 
 #[test]
 fn a_deadlock_on_mariadb_is_tried_again() {
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
-                   ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'";
-    a_deadlock_is_survived(Database::Mariadb, waiting);
+    a_deadlock_is_survived(Database::Mariadb);
 }
 
 /// Kills the server while many write; what was acknowledged is there, and nothing is there twice.
@@ -221,7 +237,7 @@ fn a_postgresql_that_became_read_only_is_asked_again_until_it_is_not() {
         let (before, until) = (elsewhere.count(&refused).await, tokio::time::Instant::now() + env::LIMIT);
         while elsewhere.count(&refused).await < before + 2 {
             assert!(tokio::time::Instant::now() < until && !verb.is_finished(), "the verb was never refused");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK).await;
         }
         elsewhere.execute(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
         assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
@@ -262,9 +278,15 @@ fn a_postgresql_without_room_for_us_is_waited_for() {
                 break session;
             }
         };
+        let role = other.url.split(['/', ':']).find(|word| word.starts_with("few_")).unwrap();
+        let refused = format!("too many connections for role \"{role}\"");
+        let refusals = || databases().postgresql.log().matches(&refused).count();
+        let (before, until) = (refusals(), tokio::time::Instant::now() + env::LIMIT);
         let verb = tokio::spawn(async move { ledger.accept(&job("a", false), "digest", 0).await });
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!verb.is_finished());
+        while refusals() < before + 2 {
+            assert!(tokio::time::Instant::now() < until && !verb.is_finished(), "the verb was never refused");
+            tokio::time::sleep(LOOK).await;
+        }
         drop(session);
         assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
     });
@@ -297,9 +319,9 @@ fn a_wait_for_a_lock_that_is_too_long_is_begun_anew() {
             let mut session = fresh.place.session().await;
             session.execute("BEGIN").await.unwrap();
             session.execute("UPDATE jobs SET priority = 5").await.unwrap();
-            // Longer than a wait of ours, and shorter than two.
             let (ended, ()) = tokio::join!(fresh.ledger.cancel("a", "enough"), async {
-                tokio::time::sleep(Duration::from_secs(11)).await;
+                let first = wait_for_a_waiting_one(&fresh.place, 0).await;
+                wait_for_a_waiting_one(&fresh.place, first).await;
                 session.execute("COMMIT").await.unwrap();
             });
             assert_eq!(ended.unwrap(), Cancelled::AtOnce);

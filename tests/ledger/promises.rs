@@ -69,6 +69,23 @@ on_each_database! {
         assert_eq!((view.summary.phase.as_str(), view.attempts[0].conflicts), ("succeeded", 1));
     }
 
+    async fn a_process_that_stops_because_it_was_told_of_its_end_does_not_cancel_its_job(fresh: Fresh) {
+        let id = fresh.executing(&job("a", false)).await;
+        fresh.inferred(&id, Outcome::Killed { signal: 9 }, Evidence::Inference).await;
+        assert_eq!(fresh.phase("a").await, "queued");
+        fresh.append(&id, "n", vec![end(2, Outcome::Cancelled)]).await;
+        let view = fresh.ledger.job("a").await.unwrap();
+        assert_eq!((view.summary.phase.as_str(), view.attempts[0].outcome.as_deref()), ("queued", Some("killed")));
+        assert_eq!(view.attempts[0].conflicts, 1, "kept and counted");
+        // The negative control: somebody has cancelled it.
+        let id = fresh.executing(&job("b", false)).await;
+        assert_eq!(fresh.ledger.cancel("b", "enough").await.unwrap(), Cancelled::UnderWay);
+        fresh.inferred(&id, Outcome::Lost, Evidence::Inference).await;
+        fresh.append(&id, "n", vec![end(2, Outcome::Cancelled)]).await;
+        let view = fresh.ledger.job("b").await.unwrap();
+        assert_eq!((view.summary.phase.as_str(), view.attempts[0].outcome.as_deref()), ("cancelled", Some("cancelled")));
+    }
+
     async fn a_phase_that_does_not_follow_moves_nothing(fresh: Fresh) {
         let id = fresh.launched(&job("a", false)).await;
         fresh.grant(&id, "n").await;

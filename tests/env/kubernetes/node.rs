@@ -3,8 +3,8 @@
 //! It needs root, and control groups that it may add to. Pods have a network of their own, and reach this machine at the node's address,
 //! which is where a server for them must listen. Names, registries and the rest of the world are not there.
 
-use super::{Cluster, Namespace, cluster, free_port};
-use crate::env::{container::on_path, keeper::Keeper, stderr};
+use super::{Cluster, Namespace, cluster};
+use crate::env::{container::on_path, free_port, keeper::Keeper, stderr};
 use serde_json::json;
 use std::{
     fs, io,

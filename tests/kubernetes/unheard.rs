@@ -1,0 +1,58 @@
+//! A node that nobody hears of, and the word of a person who has looked.
+
+use super::dispatcher::{Dispatcher, pod, script};
+use crate::env::{is_alive, kubernetes::agent::Agent, scratch, stderr, wait_for};
+use serde_json::{Value, json};
+use std::fs;
+
+#[test]
+fn an_attempt_on_a_node_that_nobody_hears_of_ends_by_a_persons_word() {
+    let dispatcher = Dispatcher::start();
+    let agent = Agent::start(&dispatcher.namespace, 2);
+    let place = scratch();
+    let (ran, go) = (place.path().join("ran"), place.path().join("go"));
+    let words = format!("echo x >> {}; while [ ! -e {} ]; do sleep 0.1; done", ran.display(), go.display());
+    let mut job = script("a", &words);
+    job["retry"] = json!({"idempotent": true, "infrastructure_limit": 1, "backoff": "100ms"});
+    dispatcher.submit(&job);
+    dispatcher.wait("a", "executing");
+    let runs = || fs::read_to_string(&ran).unwrap_or_default();
+    wait_for("the transfer", || (runs() == "x\n").then_some(()));
+    let (first, init) = (pod("a", 1), agent.init(&pod("a", 1)));
+    let node = dispatcher.namespace.get("pod", &first).unwrap()["spec"]["nodeName"].as_str().unwrap().to_owned();
+    agent.lose(&node);
+    // The scheduler knows it by the taint, which comes behind the condition.
+    let is_lost = |node: &Value| {
+        let taints = node["spec"]["taints"].as_array()?;
+        taints
+            .iter()
+            .find(|one| one["key"] == "node.kubernetes.io/unreachable" && one["effect"] == "NoSchedule")
+            .map(|_| ())
+    };
+    wait_for("the node to be known as lost", || is_lost(&dispatcher.namespace.get("node", &node)?));
+    // The negative control: whatever Kubernetes makes of that, it proves nothing.
+    dispatcher.namespace.kubectl(&["delete", "pod", &first, "--wait=false", "--grace-period=1"]);
+    let shown = dispatcher.json(&["show", "a"]);
+    assert_eq!(shown["attempts"].as_array().unwrap().len(), 1, "{shown:#}\n{}", dispatcher.log());
+    // Not the one that the person has looked at.
+    let another = dispatcher.run(&["confirm-dead", "a", "--attempt", "2", "--reason", "it is off"]);
+    assert!(!another.status.success() && stderr(&another).contains("living attempt is 1"), "{}", stderr(&another));
+    let silent = dispatcher.run(&["confirm-dead", "a", "--attempt", "1", "--reason", " "]);
+    assert!(!silent.status.success() && stderr(&silent).contains("`reason`"), "{}", stderr(&silent));
+    let said = dispatcher.json(&["confirm-dead", "a", "--attempt", "1", "--reason", "its machine is off"]);
+    assert_eq!(said["result"], "ended");
+    wait_for("the second to run", || (runs() == "x\nx\n").then_some(()));
+    // The person was wrong, for all that this test knows: what still runs is told so at its next report, and stops.
+    wait_for("the first to stop", || (!is_alive(init)).then_some(()));
+    wait_for("its Pod to be let go", || {
+        let pod = dispatcher.namespace.get("pod", &first);
+        pod.is_none_or(|pod| pod["metadata"]["finalizers"].is_null()).then_some(())
+    });
+    fs::write(&go, "").unwrap();
+    let shown = dispatcher.wait("a", "succeeded");
+    let ended = &shown["attempts"][0];
+    assert_eq!(ended["outcome"], "lost", "{shown:#}");
+    assert!(ended["verdict"].to_string().contains("its machine is off"), "{shown:#}");
+    let late = dispatcher.run(&["confirm-dead", "a", "--attempt", "2", "--reason", "it is off"]);
+    assert!(!late.status.success() && stderr(&late).contains("no living attempt"), "{}", stderr(&late));
+}
