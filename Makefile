@@ -56,14 +56,14 @@ test: ## Run every test, with real processes, a real Embulk, real queues and dat
 	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_EMBULK=$(EMBULK) SENDO_ELASTICMQ=$(ELASTICMQ) cargo test --locked --no-fail-fast
 
 bench: ## Measure the supervisor beside its peers, the ledger, the dispatcher, and the way from SQS to Pods; write docs/benchmarks.md
-	@tools/need cargo cc java mvn openssl unshare tini dumb-init catatonit postgres mariadb sqlite3
-	@$(MAKE) --no-print-directory build-supervisor kubernetes elasticmq
+	@tools/need cargo cc java mvn openssl unshare tini dumb-init catatonit postgres mariadb sqlite3 containerd cni ip busybox
+	@$(MAKE) --no-print-directory kubernetes elasticmq images
 	@[ -x $(TARGET)/peers/bin/pid1 ] || cargo install --quiet --locked --version 0.1.6 --root $(TARGET)/peers pid1-exe
 	PATH="$(abspath $(TARGET))/peers/bin:$$PATH" SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) cargo bench --locked --profile dev --bench supervisor
 	cargo bench --locked --profile dev --bench ledger
 	cargo bench --locked --profile dev --bench dispatch
 	cargo bench --locked --profile dev --bench connections
-	SENDO_ELASTICMQ=$(ELASTICMQ) cargo bench --locked --bench speed
+	SENDO_SUPERVISOR=$(abspath $(SUPERVISOR)) SENDO_ELASTICMQ=$(ELASTICMQ) cargo bench --locked --bench speed
 
 lint: ## Check format, lints, licenses and sources, as CI does
 	cargo fmt --check

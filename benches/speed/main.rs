@@ -2,7 +2,8 @@
 //!
 //! Everything is real: ElasticMQ, PostgreSQL, etcd and kube-apiserver, and the release build of `sendo serve` with the shipped roles. All of it shares
 //! this machine, so that only ratios within one run mean anything. Each part has a control plane of its own, started for it: what one part has put into
-//! etcd slows no other down. No scheduler runs: what is created stays as it is.
+//! etcd slows no other down. No scheduler runs: what is created stays as it is. The way to a spawned
+//! transfer alone has a scheduler and a real kubelet.
 
 #[path = "../../tests/env/mod.rs"]
 #[allow(dead_code)] // the tests use the rest
@@ -15,6 +16,7 @@ mod program;
 #[path = "../section.rs"]
 mod section;
 mod source;
+mod spawned;
 mod spike;
 
 use flood::Flood;
@@ -45,8 +47,9 @@ fn main() {
     }
     let intake = spike::intake(&surroundings, PODS);
     let lonely = lonely::run(&surroundings);
+    let spawned = spawned::run(&surroundings);
     let controller = jobs::run(&small.pod, PODS);
-    let text = report(&small, &rounds, intake, &lonely, &controller);
+    let text = report(&small, &rounds, intake, &lonely.table(), &spawned.table(), &controller);
     print!("{text}");
     section::put(TITLE, &text);
 }
@@ -55,7 +58,8 @@ fn report(
     small: &Spike,
     rounds: &[(Flood, Flood, Spike)],
     intake: f64,
-    lonely: &lonely::Times,
+    lonely: &str,
+    spawned: &str,
     jobs: &[jobs::Run],
 ) -> String {
     let median = |figure: &dyn Fn(&(Flood, Flood, Spike)) -> f64| {
@@ -67,7 +71,7 @@ fn report(
         (median(&|round| round.0.rate()), median(&|round| round.1.rate()), median(&|round| round.2.rate()));
     let whole = &rounds[rounds.len() / 2].2;
     let mut text = format!(
-        "Real ElasticMQ, PostgreSQL, etcd and kube-apiserver (no scheduler; a fresh control plane for each part), and the release build of \
+        "Real ElasticMQ, PostgreSQL, etcd and kube-apiserver (no scheduler but where a transfer is spawned; a fresh control plane for each part), and the release build of \
          `sendo serve` with the shipped roles, all on this machine; databases and etcd write without fsync. The plain client sends the very Pods \
          that Sendo makes, from bodies that it has ready, over HTTP/1.1.\n\n\
          ### Spike: {PODS} messages wait\n\n\
@@ -89,7 +93,8 @@ fn report(
     ));
     jobs.iter().for_each(|run| text.push_str(&run.row()));
     text.push_str("\n### One lonely message\n\n");
-    text.push_str(&lonely.table());
+    text.push_str(lonely);
+    text.push_str(spawned);
     text.push_str("\n### What a job costs\n\nUntil its Pod exists and the ledger says so.\n\n");
     text.push_str("| jobs | SQL statements a job, BEGIN and COMMIT with them | PostgreSQL's ms a job, planning with it | requests to the API server a job | CPU ms of `sendo serve` a job |\n");
     text.push_str("| --- | --- | --- | --- | --- |\n");

@@ -1,13 +1,21 @@
 //! A control plane of a part's own, and a plain way to its API server.
 
 use crate::env::kubernetes::{Cluster, Namespace};
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Config,
+    api::{WatchEvent, WatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use reqwest::{Certificate, Client, RequestBuilder};
 use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
+use tokio::sync::mpsc;
 
 /// No part may take longer.
 pub const LIMIT: Duration = Duration::from_secs(300);
@@ -80,6 +88,41 @@ impl Way {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// A Pod that is new or has changed, and when we heard of it.
+pub struct Change {
+    pub job: String,
+    pub pod: Pod,
+    pub at: Instant,
+    pub at_ms: i64,
+}
+
+/// A namespace's Pods from now on.
+pub async fn changes(cluster: &Cluster, namespace: &str) -> mpsc::UnboundedReceiver<Change> {
+    let admin = Kubeconfig::read_from(cluster.admin()).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(admin, &KubeConfigOptions::default()).await.expect("a config");
+    let pods: Api<Pod> = Api::namespaced(kube::Client::try_from(config).expect("a client"), namespace);
+    let (tell, changes) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let params = WatchParams::default().timeout(290);
+        let mut events = pods.watch(&params, "0").await.expect("a watch").boxed();
+        while let Some(event) = events.try_next().await.expect("an event") {
+            if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
+                let (at, at_ms) = (Instant::now(), millis());
+                let env = pod.spec.as_ref().expect("a spec").containers[0].env.iter().flatten();
+                let job = env.filter(|one| one.name == "SENDO_JOB").find_map(|one| one.value.clone());
+                let _ = tell.send(Change { job: job.expect("a job's id"), pod, at, at_ms }); // nobody waits for the last
+            }
+        }
+    });
+    changes
+}
+
+/// Since 1970, as the ledger counts.
+pub fn millis() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("before the end of time")
 }
 
 /// The number of requests that the API server has answered, by verb, for what a dispatcher asks for.

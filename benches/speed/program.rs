@@ -2,15 +2,46 @@
 
 use crate::env::{
     elasticmq::{CREDENTIALS, Queue, elasticmq},
-    free_port, scratch, sendo,
+    free_port,
+    kubernetes::{
+        Namespace,
+        node::{self, Node},
+    },
+    scratch, sendo,
 };
 use std::{
     fs::{self, File},
-    path::Path,
+    path::PathBuf,
     process::{Child, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
+
+/// Where its Pods are made.
+pub struct Site {
+    pub kubeconfig: PathBuf,
+    namespace: String,
+    image: &'static str,
+    tag: &'static str,
+    /// This machine, as they see it.
+    address: String,
+}
+
+impl Site {
+    /// Nobody runs them.
+    pub fn unmanned(namespace: &Namespace<'_>) -> Self {
+        Self::new(namespace, ("registry.example/embulk", "1"), "127.0.0.1".into())
+    }
+
+    /// The real kubelet runs them, in the worker image.
+    pub fn real(node: &Node, namespace: &Namespace<'_>) -> Self {
+        Self::new(namespace, node::WORKER.rsplit_once(':').expect("a tag"), node.address.clone())
+    }
+
+    fn new(namespace: &Namespace<'_>, (image, tag): (&'static str, &'static str), address: String) -> Self {
+        Self { kubeconfig: namespace.dispatcher(), namespace: namespace.name.clone(), image, tag, address }
+    }
+}
 
 /// Ends when dropped.
 pub struct Program {
@@ -19,14 +50,15 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn start(queue: &Queue, ledger: &str, kubeconfig: &Path, namespace: &str, max_running: usize) -> Self {
+    pub fn start(queue: &Queue, ledger: &str, site: &Site, max_running: usize) -> Self {
+        let Site { kubeconfig, namespace, image, tag, address } = site;
         let home = scratch();
         let (people, workers) = (free_port(), free_port());
         let settings = format!(
-            "listen = \"127.0.0.1:{people}\"\nworker_listen = \"127.0.0.1:{workers}\"\nstate_dir = {:?}\ndatabase_url = {ledger:?}\n\
+            "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = {:?}\ndatabase_url = {ledger:?}\n\
              max_running = {max_running}\n[[queue]]\nurl = {:?}\nendpoint = {:?}\n[[cluster]]\nkind = \"kubernetes\"\nname = \"bench\"\n\
-             kubeconfig = {kubeconfig:?}\nnamespace = {namespace:?}\nimage = \"registry.example/embulk\"\n\
-             ledger_url = \"http://127.0.0.1:{workers}\"\n",
+             kubeconfig = {kubeconfig:?}\nnamespace = {namespace:?}\nimage = {image:?}\ndefault_tag = {tag:?}\n\
+             ledger_url = \"http://{address}:{workers}\"\n",
             home.path().join("state"),
             queue.url,
             elasticmq().endpoint(),

@@ -9,7 +9,7 @@ use crate::{
         wait_for,
     },
     plane::{self, LIMIT, Way},
-    program::Program,
+    program::{Program, Site},
     source,
 };
 use serde_json::Value;
@@ -76,19 +76,13 @@ impl Spike {
         let runtime = &surroundings.runtime;
         let cluster = Cluster::without_scheduler();
         let namespace = cluster.namespace();
-        let kubeconfig = namespace.dispatcher();
-        let way = Way::new(&namespace, &kubeconfig);
+        let site = Site::unmanned(&namespace);
+        let way = Way::new(&namespace, &site.kubeconfig);
         let (ledger, queue) = (surroundings.ledger(), source::queue());
         runtime.block_on(source::filled(&queue, jobs));
         let before = plane::requests(&cluster);
         let started = Instant::now();
-        let program = Program::start(
-            &queue,
-            &ledger.url,
-            &kubeconfig,
-            &namespace.name,
-            usize::try_from(i32::MAX).expect("32 bits"),
-        );
+        let program = Program::start(&queue, &ledger.url, &site, usize::try_from(i32::MAX).expect("32 bits"));
         let (first, count, took) = runtime.block_on(way.watch_pods(started, jobs, LIMIT));
         assert_eq!(count, jobs, "after {took:?}: {}", program.log());
         let first = first.expect("a Pod");
@@ -140,7 +134,7 @@ pub fn intake(surroundings: &Surroundings, messages: usize) -> f64 {
     let (ledger, queue) = (surroundings.ledger(), source::queue());
     runtime.block_on(source::filled(&queue, messages));
     let started = Instant::now();
-    let program = Program::start(&queue, &ledger.url, &namespace.dispatcher(), &namespace.name, 1);
+    let program = Program::start(&queue, &ledger.url, &Site::unmanned(&namespace), 1);
     let all = i64::try_from(messages).expect("a count");
     loop {
         // Until the tables are there, there are no jobs.
