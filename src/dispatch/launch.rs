@@ -27,9 +27,11 @@ const CREATE_LIMIT: Duration = Duration::from_secs(30);
 /// So many marks go into one transaction at the least, while more are coming.
 const MARKS: usize = 64;
 /// And no place that exists waits longer for its mark.
-const MARK_WITHIN: Duration = Duration::from_millis(20);
-/// Committed orders beyond the window: enough to keep it full during the next commit.
+const MARK_WITHIN: Duration = Duration::from_millis(100);
+/// Committed orders beyond the window at the most.
 const AHEAD: usize = 256;
+/// No more are committed while there are so many: enough to keep the window full during the next commit, which then is worth its statements.
+const ENOUGH: usize = 128;
 /// Between two tries of one order: doubled each time, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -76,7 +78,8 @@ impl Launcher {
 
     /// How many more orders may be committed now: none while the cluster is sick.
     pub fn room(&self) -> usize {
-        if self.breaker.is_closed() { AHEAD.saturating_sub(self.queue.len() + self.later.len()) } else { 0 }
+        let ahead = self.queue.len() + self.later.len();
+        if self.breaker.is_closed() && ahead < ENOUGH { AHEAD - ahead } else { 0 }
     }
 
     /// Whether the order is being made at this moment: then nobody else may decide about it.

@@ -41,7 +41,7 @@ use wait::Waits;
 /// The longest time between two passes.
 const PASS_EVERY: Duration = Duration::from_secs(1);
 /// And the shortest: bells that ring all the time are answered together.
-const PASS_AFTER: Duration = Duration::from_millis(5);
+const PASS_AFTER: Duration = Duration::from_millis(20);
 /// What another control program has to tell comes by the ledger, and is looked for so often. It tells at the most so often.
 const NEWS_EVERY: Duration = Duration::from_millis(100);
 /// Who stands by looks so often at what another does, for those who ask why jobs wait.

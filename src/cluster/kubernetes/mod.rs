@@ -34,6 +34,7 @@ use crate::{
 };
 use answer::Answer;
 use anyhow::Context as _;
+use axum::http::{HeaderValue, header::ACCEPT};
 use futures::future::BoxFuture;
 use identity::Identity;
 use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod};
@@ -41,8 +42,9 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     config::{KubeConfigOptions, Kubeconfig},
+    core::Request,
 };
-use seen::Seen;
+use seen::{Seen, Trimmed};
 use serde_json::json;
 use status::Node;
 use std::{
@@ -64,6 +66,8 @@ const NODE_AGE: Duration = Duration::from_secs(5);
 /// A Pod that has ended and is still held after this has been forgotten by somebody.
 const STRAYS_EVERY: Duration = Duration::from_secs(10);
 const STRAY_AGE: Duration = Duration::from_secs(60);
+/// For `Accept`: of an object its metadata.
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The cluster.
@@ -133,10 +137,9 @@ impl Kubernetes {
 
     async fn create(&self, order: &Order) -> Result<String, LaunchError> {
         let pod = self.pod(order).map_err(LaunchError::Refused)?;
-        let params = PostParams::default();
-        let created = tokio::time::timeout(REQUEST_LIMIT, self.pods.create(&params, &pod)).await;
+        let created = tokio::time::timeout(REQUEST_LIMIT, self.post(&pod)).await;
         let answer = match created {
-            Ok(Ok(pod)) => return pod.metadata.uid.ok_or_else(|| LaunchError::away("the API server names no UID")),
+            Ok(Ok(uid)) => return uid.ok_or_else(|| LaunchError::away("the API server names no UID")),
             Ok(Err(why)) => answer::meaning(&why),
             Err(_) => Answer::Unclear(LaunchError::away("the API server does not answer in time")),
         };
@@ -150,6 +153,16 @@ impl Kubernetes {
                 Err(refused) => Err(refused),
             },
         }
+    }
+
+    /// Creates it, and gives back its UID. Of the answer nothing else is of use: what is not asked for is neither written there nor read here.
+    async fn post(&self, pod: &Pod) -> kube::Result<Option<String>> {
+        let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError)?;
+        let request = Request::new(self.pods.resource_url()).create(&PostParams::default(), body);
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
+        let Trimmed(created) = self.pods.clone().into_client().request(request).await?;
+        Ok(created.metadata.uid)
     }
 
     /// The UID of the Pod that has the attempt's name, if it is the attempt's.

@@ -3,9 +3,61 @@
 use super::name;
 use crate::record::{Millis, wire::AttemptId};
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus},
-    apimachinery::pkg::apis::meta::v1::Time,
+    api::core::v1::{ContainerStatus, Pod, PodCondition, PodSpec, PodStatus},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// A Pod as the API server tells of it, but for what nobody here looks at: its containers and managed fields are most of its bytes, and reading them
+/// was most of the work of a watch.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Read")]
+pub struct Trimmed(pub Pod);
+
+#[derive(Deserialize)]
+struct Read {
+    metadata: ReadMeta,
+    spec: Option<ReadSpec>,
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadMeta {
+    name: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
+    finalizers: Option<Vec<String>>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    deletion_grace_period_seconds: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadSpec {
+    node_name: Option<String>,
+}
+
+impl From<Read> for Trimmed {
+    fn from(Read { metadata, spec, status }: Read) -> Self {
+        let metadata = ObjectMeta {
+            name: metadata.name,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            annotations: metadata.annotations,
+            finalizers: metadata.finalizers,
+            creation_timestamp: metadata.creation_timestamp,
+            deletion_timestamp: metadata.deletion_timestamp,
+            deletion_grace_period_seconds: metadata.deletion_grace_period_seconds,
+            ..ObjectMeta::default()
+        };
+        let spec = spec.map(|spec| PodSpec { node_name: spec.node_name, ..PodSpec::default() });
+        Self(Pod { metadata, spec, status })
+    }
+}
 
 /// A Pod, trimmed.
 #[derive(Debug, Clone, PartialEq)]

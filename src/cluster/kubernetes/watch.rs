@@ -1,12 +1,17 @@
 //! Keeps the store true: a list in pages, then a watch from there, again and again. Bookmarks prove that a quiet watch is alive.
 
-use super::{name, seen::Seen, store::Store};
+use super::{
+    name,
+    seen::{Seen, Trimmed},
+    store::Store,
+};
 use crate::dispatch::bell::Bell;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    api::{ListParams, WatchEvent, WatchParams},
+    api::{ListParams, ObjectList, WatchEvent, WatchParams},
+    core::Request,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -63,8 +68,10 @@ impl Watcher {
         let mut pods = Vec::new();
         let mut params = ListParams::default().labels(&self.selector).limit(PAGE);
         loop {
-            let page = tokio::time::timeout(LIST_LIMIT, self.api.list(&params)).await??;
-            pods.extend(page.items.into_iter().filter_map(Seen::of));
+            let request = Request::new(self.api.resource_url()).list(&params)?;
+            let client = self.api.clone().into_client();
+            let page: ObjectList<Trimmed> = tokio::time::timeout(LIST_LIMIT, client.request(request)).await??;
+            pods.extend(page.items.into_iter().filter_map(|pod| Seen::of(pod.0)));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => {
@@ -80,7 +87,9 @@ impl Watcher {
     /// Watches from a version on; gives back where the next watch goes on, or nothing if all is to be listed again.
     async fn watch(&self, mut version: String) -> anyhow::Result<Option<String>> {
         let params = WatchParams::default().labels(&self.selector).timeout(WATCH_SECONDS);
-        let stream = tokio::time::timeout(LIST_LIMIT, self.api.watch(&params, &version)).await??;
+        let request = Request::new(self.api.resource_url()).watch(&params, &version)?;
+        let client = self.api.clone().into_client();
+        let stream = tokio::time::timeout(LIST_LIMIT, client.request_events::<Trimmed>(request)).await??;
         self.store.hear();
         let mut events = stream.boxed();
         loop {
@@ -89,7 +98,7 @@ impl Watcher {
                 return Ok(Some(version));
             };
             match event {
-                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                WatchEvent::Added(Trimmed(pod)) | WatchEvent::Modified(Trimmed(pod)) => {
                     version = pod.metadata.resource_version.clone().unwrap_or(version);
                     self.store.hear();
                     if let Some(seen) = Seen::of(pod) {
@@ -99,7 +108,7 @@ impl Watcher {
                         }
                     }
                 }
-                WatchEvent::Deleted(pod) => {
+                WatchEvent::Deleted(Trimmed(pod)) => {
                     version = pod.metadata.resource_version.clone().unwrap_or(version);
                     if let Some(seen) = Seen::of(pod) {
                         let id = seen.id.clone();

@@ -1,3 +1,4 @@
+use super::super::seen::Trimmed;
 use super::*;
 use crate::record::wire::AttemptId;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,7 +12,7 @@ fn seen(meta: Value, node: Option<&str>, status: Value) -> Seen {
     });
     metadata.as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
     let pod = json!({"metadata": metadata, "spec": {"nodeName": node, "containers": []}, "status": status});
-    Seen::of(serde_json::from_value::<Pod>(pod).unwrap()).unwrap()
+    Seen::of(serde_json::from_value::<Trimmed>(pod).unwrap().0).unwrap()
 }
 
 fn worker(state: Value) -> Value {
