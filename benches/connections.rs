@@ -3,6 +3,8 @@
 //! The program is the real one, built without optimization, with its ledger in a file. The attempts are another cluster's, so that its
 //! dispatcher leaves them alone.
 
+#[path = "section.rs"]
+mod section;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -29,6 +31,7 @@ use tokio::{
     task::JoinSet,
 };
 
+const TITLE: &str = "Connected supervisors";
 const SUPERVISORS: usize = 2000;
 /// They have had their turn before the first look: whatever a program takes once is not a connection's.
 const FIRST: usize = 100;
@@ -83,14 +86,20 @@ async fn main() {
     }
     let flooded = resident(&server);
     let each = |bytes: u64| bytes.saturating_sub(before) / (SUPERVISORS - FIRST) as u64;
-    println!(
-        "# What a connected supervisor costs `sendo serve`\n\n{SUPERVISORS} of them, SQLite, an unoptimised build.\n"
+    let mut text = format!(
+        "{SUPERVISORS} of them, SQLite; the program is built without optimization. Their connections stay open.\n\n\
+         | | RSS of `sendo serve` | of it for each |\n| --- | --- | --- |\n\
+         | {FIRST} connected, one reading each | {} kB | - |\n",
+        before / 1024
     );
-    println!("| | RSS | for each |\n| --- | --- | --- |");
-    println!("| {FIRST} connected, one reading each | {} kB | - |", before / 1024);
-    println!("| {} connected | {} kB | {:.1} kB |", all.len(), idle / 1024, kilo(each(idle)));
-    println!("| five more readings each, {AT_ONCE} at once | {} kB | {:.1} kB |", posted / 1024, kilo(each(posted)));
-    println!("| five more, all at once | {} kB | {:.1} kB |", flooded / 1024, kilo(each(flooded)));
+    let mut row = |what: &str, bytes: u64| {
+        text.push_str(&format!("| {what} | {} kB | {:.1} kB |\n", bytes / 1024, kilo(each(bytes))));
+    };
+    row(&format!("{} connected", all.len()), idle);
+    row(&format!("five more readings each, {AT_ONCE} at once"), posted);
+    row("five more, all at once", flooded);
+    print!("{text}");
+    section::put(TITLE, &text);
 }
 
 /// Attempts with their grants.
