@@ -287,6 +287,7 @@ fn a_postgresql_without_room_for_us_is_waited_for() {
             assert!(tokio::time::Instant::now() < until && !verb.is_finished(), "the verb was never refused");
             tokio::time::sleep(LOOK).await;
         }
+        assert!(!verb.is_finished());
         drop(session);
         assert_eq!(verb.await.unwrap().unwrap(), Accepted::New);
     });
