@@ -2,8 +2,8 @@
 
 use futures::future::BoxFuture;
 use sendo::{
-    cluster::{Cluster, LaunchError, Observation, Stranger},
-    ledger::{Order, Speaker},
+    cluster::{Cluster, LaunchError, Observation, Stranger, Witness},
+    ledger::Order,
     record::wire::AttemptId,
 };
 use std::{
@@ -50,7 +50,7 @@ impl Cluster for AtOnce {
         self.answer(Ok(()))
     }
 
-    fn identify<'a>(&'a self, _token: &'a str, _id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
+    fn vouch<'a>(&'a self, _token: &'a str) -> BoxFuture<'a, Result<Witness, Stranger>> {
         self.answer(Err(Stranger::Unknown("nobody runs here".into())))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     env::kubernetes::Cluster,
-    plane::{LIMIT, changes, millis},
+    plane::{LIMIT, at, changes, millis},
     program::{Program, Site},
     source,
     spike::Surroundings,
@@ -42,13 +42,6 @@ impl Times {
         text.push_str(&format!("| goal | {middle} | {late} |\n"));
         text
     }
-}
-
-/// What so many percent of them took at the most.
-pub fn at(times: &[f64], share: usize) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[(sorted.len() - 1) * share / 100]
 }
 
 pub fn run(surroundings: &Surroundings) -> Times {

@@ -62,13 +62,15 @@ fn report(
     spawned: &str,
     jobs: &[jobs::Run],
 ) -> String {
-    let median = |figure: &dyn Fn(&(Flood, Flood, Spike)) -> f64| {
-        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    };
+    type Figure<'a> = &'a dyn Fn(&(Flood, Flood, Spike)) -> f64;
+    let each = |figure: Figure<'_>| rounds.iter().map(figure).collect::<Vec<_>>();
+    let median = |figure: Figure<'_>| plane::at(&each(figure), 50);
     let (few, many, sendo) =
         (median(&|round| round.0.rate()), median(&|round| round.1.rate()), median(&|round| round.2.rate()));
+    // This machine is another one from minute to minute: what is compared ran next to each other.
+    let of_few: Figure<'_> = &|round| round.2.rate() / round.0.rate();
+    let of_many: Figure<'_> = &|round| round.2.rate() / round.1.rate();
+    let list = |shares: Vec<f64>| shares.iter().map(|share| format!("{share:.2}")).collect::<Vec<_>>().join(", ");
     let whole = &rounds[rounds.len() / 2].2;
     let mut text = format!(
         "Real ElasticMQ, PostgreSQL, etcd and kube-apiserver (no scheduler but where a transfer is spawned; a fresh control plane for each part), and the release build of \
@@ -78,10 +80,13 @@ fn report(
          From the start of `sendo serve` until all Pods exist, each job's once; the median of {} rounds in turn.\n\n\
          | | Pods/s | share of the raw rate, 16 at once | 64 at once | goal |\n| --- | --- | --- | --- | --- |\n\
          | plain client, 16 at once | {few:.0} | 1 | - | - |\n| plain client, 64 at once | {many:.0} | - | 1 | - |\n\
-         | sendo | {sendo:.0} | {:.2} | {:.2} | ≥ {GOAL} |\n",
+         | sendo | {sendo:.0} | {:.2} | {:.2} | ≥ {GOAL} |\n\n\
+         The shares of the single rounds: {} of 16 at once, {} of 64.\n",
         rounds.len(),
-        sendo / few,
-        sendo / many,
+        median(of_few),
+        median(of_many),
+        list(each(of_few)),
+        list(each(of_many)),
     );
     text.push_str(&format!("\nIntake alone, nothing being launched: {intake:.0} messages/s into PostgreSQL.\n"));
     text.push_str("\nThe same as Kubernetes Jobs, whose Pods the Job controller makes; the Jobs are created by the plain client, 64 at once.\n\n");

@@ -130,6 +130,13 @@ pub fn millis() -> i64 {
     i64::try_from(since.as_millis()).expect("before the end of time")
 }
 
+/// What so many percent of them took at the most.
+pub fn at(times: &[f64], share: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() - 1) * share / 100]
+}
+
 /// The number of requests that the API server has answered, by verb, for what a dispatcher asks for.
 pub fn requests(cluster: &Cluster) -> (f64, f64) {
     let metrics = cluster.run(&["get", "--raw", "/metrics"]);

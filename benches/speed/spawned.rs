@@ -2,8 +2,7 @@
 
 use crate::{
     env::kubernetes::{cluster, node},
-    lonely::at,
-    plane::{LIMIT, changes, millis},
+    plane::{LIMIT, at, changes, millis},
     program::{Program, Site},
     source,
     spike::Surroundings,
