@@ -268,13 +268,26 @@ fn settings_that_are_wrong_are_told_by_file_and_key_with_the_mend() {
         (kubernetes("namespace = \"n\"\nimage = \"r/w:1\""), ["`image`", "`default_tag`"]),
         (kubernetes(&format!("{whole}ledger_url = \"http://\"")), ["`ledger_url`", "https://sendo.example:8921/"]),
         (kubernetes("max_grace = \"6 moons\""), ["cluster.max_grace", "moons"]),
-        (kubernetes("max_cpu = 4"), ["cluster.max_cpu", "expected a string"]),
+        (kubernetes("max_cpu = 4"), ["cluster.max_cpu", "expected CPU in quotes: \"500m\""]),
+        (kubernetes("schedule_within = 3600"), ["cluster.schedule_within", "a duration in quotes: \"30s\""]),
+        (
+            kubernetes(&format!("{whole}ledger_url = \"http://l:1/\"\nmax_memory = \"16\"")),
+            ["`max_memory`", "16 bytes"],
+        ),
+        ("[limits]\nmax_memory = 16".into(), ["limits.max_memory", "16 bytes"]),
+        ("[limits]\nper_tenent = 3".into(), ["`per_tenent` for key `limits`", "did you mean `per_tenant`?"]),
+        ("[[cluster]]\nimage = \"r/w\"".into(), ["unknown field `image`", "kind = \"kubernetes\""]),
+        ("database_url = \"postgres://u:p#w@h/db\"".into(), ["database_url", "%23"]),
+        ("database_url = \"sqlite:/no/such/folder/x.db\"".into(), ["database_url", "/no/such/folder"]),
     ] {
         says(&serve_with(home.path(), &settings), 1, &["sendo.toml", parts[0], parts[1]]);
     }
     let mut command = sendo();
     command.args(["serve", "--config"]).arg(home.path().join("sendo.toml"));
     std::fs::write(home.path().join("sendo.toml"), "").unwrap();
+    let misspelt =
+        sendo().args(["serve", "--config"]).arg(home.path().join("sendo.toml")).env("SENDO_DATABSE_URL", "x").output();
+    says(&misspelt.unwrap(), 1, &["SENDO_DATABSE_URL", "did you mean SENDO_DATABASE_URL?"]);
     says(&command.env("SENDO_LEASE", "5").output().unwrap(), 1, &["`lease`", "the variable SENDO_LEASE", "30s"]);
 }
 

@@ -8,6 +8,7 @@ mod admission;
 mod artifact;
 mod attempt;
 mod bad_input;
+mod connections;
 mod container;
 mod databases;
 mod embulk;

@@ -31,8 +31,8 @@ pub trait Cluster: Send + Sync {
     /// The attempt's end is in the ledger: what only the running needed goes away.
     fn release<'a>(&'a self, id: &'a AttemptId) -> BoxFuture<'a, anyhow::Result<()>>;
 
-    /// The place that the token speaks for, if it is a place of this attempt on this cluster.
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>>;
+    /// The place on this cluster that the token speaks for.
+    fn vouch<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Witness, Stranger>>;
 
     /// How soon the attempt's place will be emptied by somebody else, where that is known.
     fn gone_within(&self, _id: &AttemptId) -> Option<Duration> {
@@ -92,6 +92,26 @@ pub enum Hindrance {
     Busy,
     /// It does not answer, or not in a way that can be understood; whether the place exists is to be looked up.
     Away,
+}
+
+/// Whom a token speaks for: known before it is known of which attempt he speaks.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    pub speaker: Speaker,
+    /// What the place is called.
+    pub place: String,
+    /// What an attempt's is.
+    pub place_of: fn(&AttemptId) -> String,
+}
+
+impl Witness {
+    /// The speaker, if he speaks for this attempt.
+    pub fn speaks_for(self, id: &AttemptId) -> Result<Speaker, Stranger> {
+        if self.place == (self.place_of)(id) {
+            return Ok(self.speaker);
+        }
+        Err(Stranger::Another(format!("the token is {}'s, and that is not the one of {id}", self.place)))
+    }
 }
 
 /// Why a token speaks for nobody here.

@@ -72,9 +72,9 @@ enum Verb {
     ConfirmDead(verbs::confirm_dead::Args),
     /// Look into a dead-letter queue, and send its messages back.
     Dlq(verbs::dlq::Args),
-    /// Let the jobs of a tenant or definition wait; without arguments, list what is paused.
+    /// Let the jobs of a tenant, of a definition, or all of them wait; without arguments, list what is paused.
     Pause(verbs::pause::Args),
-    /// Let the jobs of a paused tenant or definition go on.
+    /// Let what was paused go on.
     Resume(verbs::pause::ResumeArgs),
 }
 

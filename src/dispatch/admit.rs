@@ -61,6 +61,7 @@ impl Limits {
 /// What is paused, for looking up.
 #[derive(Debug, Clone, Default)]
 pub struct Pauses {
+    all: bool,
     tenants: HashSet<String>,
     definitions: HashSet<String>,
 }
@@ -68,11 +69,15 @@ pub struct Pauses {
 impl Pauses {
     pub fn new(pauses: &[Pause]) -> Self {
         let of = |kind| pauses.iter().filter(move |pause| pause.kind == kind).map(|pause| pause.name.clone());
-        Self { tenants: of(PauseKind::Tenant).collect(), definitions: of(PauseKind::Definition).collect() }
+        Self {
+            all: of(PauseKind::All).next().is_some(),
+            tenants: of(PauseKind::Tenant).collect(),
+            definitions: of(PauseKind::Definition).collect(),
+        }
     }
 
     pub fn tenant(&self, tenant: &str) -> bool {
-        self.tenants.contains(tenant)
+        self.all || self.tenants.contains(tenant)
     }
 
     pub fn definition(&self, tenant: &str, definition: &str) -> bool {

@@ -53,6 +53,13 @@ impl Breaker {
         }
     }
 
+    /// Nobody is left to find out whether it is well again: the next one does, and its failure opens it at once.
+    pub fn trust_once(&mut self) {
+        if !self.is_closed() {
+            *self = Self::Closed { failures: FAILURES - 1 };
+        }
+    }
+
     /// Not closed: nothing new is committed to be launched.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })

@@ -24,9 +24,9 @@ use tokio::task::JoinSet;
 
 /// A cluster that has not answered by then is away, whatever it still does.
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
-/// So many marks go into one transaction at the least, while more are coming.
-const MARKS: usize = 64;
-/// And no place that exists waits longer for its mark.
+/// While more are coming, marks and commits go by so many: each piece costs as many statements as a whole one.
+const PIECE: usize = ledger::PIECE;
+/// A place that exists waits no longer for its mark, and once more if the piece had no room for it.
 const MARK_WITHIN: Duration = Duration::from_millis(100);
 /// Committed orders beyond the window at the most.
 const AHEAD: usize = 256;
@@ -40,6 +40,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Tried {
     order: Order,
     tries: u32,
+    /// The last of them found no room: a quota.
+    was_full: bool,
 }
 
 /// What became of a try.
@@ -66,20 +68,24 @@ pub struct Launcher {
     trouble: Option<String>,
     /// Each order here, wherever it stands.
     known: HashSet<AttemptId>,
+    /// Those of them that somebody has named meanwhile: looked at once they are made.
+    named: HashSet<AttemptId>,
 }
 
 impl Launcher {
     /// Takes an order that is committed, once.
     pub fn push(&mut self, order: Order) {
         if self.known.insert(order.id.clone()) {
-            self.queue.push_back(Tried { order, tries: 0 });
+            self.queue.push_back(Tried { order, tries: 0, was_full: false });
         }
     }
 
-    /// How many more orders may be committed now: none while the cluster is sick.
+    /// How many more orders may be committed now: none while the cluster is sick, nor while it is full, for what is committed is before whatever comes, more
+    /// urgent as it may be.
     pub fn room(&self) -> usize {
         let ahead = self.queue.len() + self.later.len();
-        if self.breaker.is_closed() && ahead < ENOUGH { AHEAD - ahead } else { 0 }
+        let is_takable = self.breaker.is_closed() && !self.later.values().any(|tried| tried.was_full);
+        if is_takable && ahead < ENOUGH { (AHEAD - ahead) / PIECE * PIECE } else { 0 }
     }
 
     /// Whether the order is being made at this moment: then nobody else may decide about it.
@@ -92,13 +98,38 @@ impl Launcher {
         self.known.contains(id)
     }
 
+    /// The same of an order that was named: what it was named for is looked at once it is made.
+    pub fn keeps(&mut self, id: &AttemptId) -> bool {
+        let is_known = self.has(id);
+        if is_known {
+            self.named.insert(id.clone());
+        }
+        is_known
+    }
+
     /// Takes an order back that is not under way, so that its end can be written.
     pub fn withdraw(&mut self, id: &AttemptId) {
         if self.known.contains(id) && !self.is_under_way(id) {
             self.queue.retain(|tried| tried.order.id != *id);
             self.later.retain(|_, tried| tried.order.id != *id);
-            self.known.remove(id);
+            self.forget(id);
+            if self.known.is_empty() {
+                self.breaker.trust_once();
+            }
         }
+    }
+
+    /// So many places have ended: as many of those that found no room may have it now.
+    pub fn room_is_made(&mut self, places: usize) {
+        let full = self.later.iter().filter(|(_, tried)| tried.was_full).map(|(due, _)| *due);
+        let full: Vec<_> = full.take(places).collect();
+        self.queue.extend(full.into_iter().filter_map(|due| self.later.remove(&due)));
+    }
+
+    /// Its order goes on elsewhere, or nowhere.
+    fn forget(&mut self, id: &AttemptId) {
+        self.known.remove(id);
+        self.named.remove(id);
     }
 
     /// Why orders are not made, while the cluster is sick or has told some of them to come again.
@@ -178,9 +209,7 @@ impl Dispatcher {
             refused.extend(self.sort(launcher, tries));
         }
         self.start_creating(launcher);
-        refused.iter().for_each(|(id, _)| {
-            launcher.known.remove(id);
-        });
+        refused.iter().for_each(|(id, _)| launcher.forget(id));
         for (id, why) in refused {
             self.ledger.end_attempt(&id, proof::refused(&why, ledger::now())).await?;
             self.bell.mark(id);
@@ -191,23 +220,25 @@ impl Dispatcher {
     /// Writes down which places exist, once it is worth it.
     pub(super) async fn mark(&self, launcher: &mut Launcher, at_once: bool) -> Result<(), ledger::Error> {
         let is_due = launcher.made_at.is_some_and(|at| at.elapsed() >= MARK_WITHIN);
-        let is_worth_it = launcher.made.len() >= MARKS || launcher.under_way.is_empty() || is_due || at_once;
-        if launcher.made.is_empty() || !is_worth_it {
+        let all = launcher.made.len();
+        let count = if is_due || at_once || launcher.under_way.is_empty() { all } else { all / PIECE * PIECE };
+        if count == 0 {
             return Ok(());
         }
-        self.ledger.launched_all(&launcher.made).await?;
-        launcher.made_at = None;
-        for (id, _) in launcher.made.drain(..) {
+        self.ledger.launched_all(&launcher.made[..count]).await?;
+        launcher.made_at = (count < all).then(Instant::now);
+        for (id, _) in launcher.made.drain(..count) {
             launcher.known.remove(&id);
-            // Cancelled meanwhile, perhaps: looked at as what it is now.
-            self.bell.mark(id);
+            if launcher.named.remove(&id) {
+                self.bell.mark(id);
+            }
         }
         Ok(())
     }
 
     /// What a try says of the cluster, and where its order goes on. Gives back an order that the cluster will never have, and why.
     fn sort(&self, launcher: &mut Launcher, tries: Tries) -> Option<(AttemptId, String)> {
-        let (now, Tries { tried, sent, result }) = (Instant::now(), tries);
+        let (now, Tries { mut tried, sent, result }) = (Instant::now(), tries);
         let id = tried.order.id.clone();
         launcher.under_way.remove(&id);
         match result {
@@ -239,6 +270,7 @@ impl Dispatcher {
                     tracing::warn!(cluster = self.cluster.name(), why, "the cluster is let be for a while");
                 }
                 launcher.trouble = Some(why);
+                tried.was_full = hindrance == Hindrance::Full;
                 launcher.again(tried, retry_after, now);
             }
         }

@@ -112,7 +112,7 @@ impl Dispatcher {
                 fence = async { owned.wait_for(Option::is_some).await.ok()?.clone() } => return fence,
                 () = sleep_until(look.into()) => {
                     look = Instant::now() + LOOK_EVERY;
-                    if let Err(error) = self.look_on().await {
+                    if let Err(error) = self.look_on(lease).await {
                         tracing::warn!("{error}");
                     }
                 }
@@ -135,7 +135,7 @@ impl Dispatcher {
         news.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() && owned.borrow_and_update().as_ref() == Some(&desk.fence) {
             self.start_creating(&mut desk.launcher);
-            let due = desk.launcher.due();
+            let (due, is_hungry) = (desk.launcher.due(), desk.is_hungry());
             let now = Instant::now();
             let done = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -149,7 +149,7 @@ impl Dispatcher {
                     earliest = Instant::now() + PASS_AFTER;
                     passed
                 }
-                () = self.bell.rung(), if earliest <= now => {
+                () = self.called(is_hungry), if earliest <= now => {
                     let passed = self.pass(&mut desk, false).await;
                     earliest = Instant::now() + PASS_AFTER;
                     passed
@@ -167,6 +167,13 @@ impl Dispatcher {
         // Not needed for anything, and it saves the next one a look.
         if let Err(error) = self.mark(&mut desk.launcher, true).await {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// Waits until there is something for a pass to do.
+    async fn called(&self, is_hungry: bool) {
+        if !is_hungry {
+            self.bell.rung().await;
         }
     }
 

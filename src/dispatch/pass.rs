@@ -13,7 +13,8 @@ use crate::{
     record::{Millis, wire::AttemptId},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::PoisonError,
     time::{Duration, Instant},
 };
@@ -26,6 +27,8 @@ const TICKS_ROUND: usize = 30;
 const FEW: usize = 64;
 /// Named attempts that one pass looks at; the others ring again.
 const NAMED: usize = 256;
+/// Commits of one pass: the rest of its work must not wait for a whole queue.
+const COMMITS: usize = 16;
 /// Ended attempts whose release one pass tries.
 const RELEASES: usize = 256;
 /// A request to cancel is found within seconds, whoever wrote it; later than this the slices see to it.
@@ -53,10 +56,18 @@ pub struct Desk {
     fair: Fair,
     /// Behind which job the ended ones are looked through next.
     ended_after: String,
+    /// Behind which of those that are to be cancelled the next are looked at.
+    cancelled_after: Option<AttemptId>,
+    /// Places that could not be taken into the ledger.
+    strange: HashSet<AttemptId>,
     /// Behind which job a line is read next, where its head may not go.
     hands: HashMap<(i32, String), Standing>,
+    /// What those who stand by were told last of our trouble; `None` before anything was.
+    told: Option<Option<String>>,
     /// Nothing but `max_pending` keeps the next job back.
     is_pending_full: bool,
+    /// Nothing but the orders that were still to be made kept the next job back.
+    is_kept_back: bool,
 }
 
 impl Desk {
@@ -70,23 +81,42 @@ impl Desk {
             is_surveyed: false,
             fair: Fair::default(),
             ended_after: String::new(),
+            cancelled_after: None,
+            strange: HashSet::new(),
             hands: HashMap::new(),
+            told: None,
             is_pending_full: false,
+            is_kept_back: false,
         }
+    }
+
+    /// The next of those that somebody wants cancelled, round and round: each may be a request to the cluster.
+    fn next_cancelled(&mut self, cancelled: &BTreeSet<AttemptId>) -> Vec<AttemptId> {
+        let behind = self.cancelled_after.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<AttemptId> = cancelled.range((behind, Bound::Unbounded)).take(NAMED).cloned().collect();
+        self.cancelled_after = next.last().filter(|_| next.len() == NAMED).cloned();
+        next
+    }
+
+    /// Whether more may be committed than in the last pass.
+    pub fn is_hungry(&self) -> bool {
+        self.is_kept_back && self.launcher.room() > 0
     }
 }
 
 impl Dispatcher {
     /// Says why jobs wait, by what the ledger shows of another's work.
-    pub(super) async fn look_on(&self) -> Result<(), ledger::Error> {
+    pub(super) async fn look_on(&self, lease: &str) -> Result<(), ledger::Error> {
         let mut roster = Roster::default();
         roster.renew(self.ledger.running().await?);
         let is_pending_full = self.pending_room().await? == Some(0);
-        self.waits.look(&self.limits, roster.counts(), self.cluster.name(), is_pending_full, None);
+        let trouble = self.ledger.trouble_of(lease).await?;
+        self.waits.look(&self.limits, roster.counts(), self.cluster.name(), is_pending_full, trouble.as_deref());
         Ok(())
     }
 
     pub(super) async fn pass(&self, desk: &mut Desk, is_tick: bool) -> Result<(), ledger::Error> {
+        desk.is_kept_back = false;
         if desk.renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
             self.renew(desk).await?;
         }
@@ -106,6 +136,11 @@ impl Dispatcher {
             let unseen = (!desk.is_surveyed).then_some("what runs there has not been seen yet");
             let (counts, trouble) = (desk.roster.counts(), desk.launcher.trouble().or(unseen));
             self.waits.look(&self.limits, counts, self.cluster.name(), desk.is_pending_full, trouble);
+            let trouble = trouble.map(str::to_owned);
+            if self.ledger.is_shared() && desk.told.as_ref() != Some(&trouble) {
+                self.ledger.tell_trouble(&desk.fence, trouble.as_deref()).await?;
+                desk.told = Some(trouble);
+            }
         }
         Ok(())
     }
@@ -129,9 +164,11 @@ impl Dispatcher {
     async fn survey(&self, desk: &mut Desk) -> Result<bool, ledger::Error> {
         let Some(places) = self.cluster.places() else { return Ok(false) };
         let mut unknown = self.ledger.unknown(places).await?;
-        // A job's last attempt is the one that counts.
-        unknown.sort_unstable_by_key(|id| std::cmp::Reverse(id.attempt));
-        let mut is_whole = unknown.len() <= ADOPTED;
+        let known: HashSet<&AttemptId> = unknown.iter().collect();
+        desk.strange.retain(|id| known.contains(id));
+        // A job's last attempt is the one that counts; and those that could not be taken in come last, for nobody may have to wait for them.
+        unknown.sort_unstable_by_key(|id| (desk.strange.contains(id), std::cmp::Reverse(id.attempt)));
+        let mut is_whole = unknown.len() - desk.strange.len() <= ADOPTED;
         for id in unknown.into_iter().take(ADOPTED) {
             let AttemptId { job, attempt } = &id;
             let found = match self.cluster.describe(&id).await {
@@ -139,6 +176,7 @@ impl Dispatcher {
                 Ok(Described::Gone) => continue,
                 Ok(Described::Unreadable(why)) => {
                     tracing::error!(job, attempt, why, "has a place, and cannot be taken into the ledger");
+                    desk.strange.insert(id);
                     continue;
                 }
                 Err(why) => {
@@ -153,10 +191,13 @@ impl Dispatcher {
                     (desk.renewed, is_whole) = (None, false);
                     self.bell.mark(id);
                 }
-                Ok(false) => {}
+                Ok(false) => {
+                    desk.strange.insert(id);
+                }
                 // One job's trouble is not the others'.
-                Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
-                    tracing::error!(job, attempt, "{error}; it cannot be taken into the ledger")
+                Err(error) if error.is_of_one_job() => {
+                    tracing::error!(job, attempt, "{error}; it cannot be taken into the ledger");
+                    desk.strange.insert(id);
                 }
                 Err(error) => return Err(error),
             }
@@ -172,48 +213,59 @@ impl Dispatcher {
             desk.roster.remove(&order.id);
             desk.launcher.withdraw(&order.id);
         }
-        self.release(&ended).await
+        let released = self.release(&ended).await?;
+        desk.launcher.room_is_made(released);
+        self.release_strays().await
     }
 
     /// Looks at attempts that were named, at those that somebody wants cancelled, and at the next slice.
     async fn look(&self, desk: &mut Desk, is_tick: bool) -> Result<(), ledger::Error> {
         let cluster = self.cluster.name();
         let since = Millis(ledger::now().0 - i64::try_from(CANCEL_SEEN.as_millis()).unwrap_or(i64::MAX));
-        let cancelled: HashSet<AttemptId> = self.ledger.cancelled_since(since).await?.into_iter().collect();
+        let cancelled: BTreeSet<AttemptId> = self.ledger.cancelled_since(since).await?.into_iter().collect();
         let mut ids: HashSet<AttemptId> = self.bell.take(NAMED).into_iter().collect();
         let slice = match desk.roster.len() {
             few @ ..=FEW => few,
             many if is_tick => many.div_ceil(TICKS_ROUND).max(FEW),
             _ => 0,
         };
-        ids.extend(desk.roster.slice(cluster, slice));
+        cancelled.iter().for_each(|id| desk.launcher.withdraw(id));
+        ids.extend(desk.next_cancelled(&cancelled));
         // Their orders are on their way: what becomes of them is told there.
-        ids.retain(|id| !desk.launcher.has(id));
-        for id in cancelled {
-            desk.launcher.withdraw(&id);
-            if !desk.launcher.has(&id) {
-                ids.insert(id);
-            }
-        }
+        ids.retain(|id| !desk.launcher.keeps(id));
+        ids.extend(desk.roster.slice(cluster, slice).into_iter().filter(|id| !desk.launcher.has(id)));
         let mut ids: Vec<AttemptId> = ids.into_iter().filter(|id| !desk.roster.is_elsewhere(id, cluster)).collect();
         ids.sort_unstable();
-        let live = self.ledger.live_attempts(cluster, &ids).await?;
-        let alive: HashSet<&AttemptId> = live.iter().map(|attempt| &attempt.order.id).collect();
-        ids.iter().filter(|id| !alive.contains(id)).for_each(|id| desk.roster.remove(id));
-        self.reconcile(&live).await?;
+        let looked = self.look_at(desk, &ids).await;
+        if looked.is_err() {
+            // What they were named for has still to be seen.
+            ids.into_iter().for_each(|id| self.bell.mark(id));
+        }
         let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
         missing.into_iter().for_each(|order| desk.launcher.push(order));
-        Ok(())
+        looked
+    }
+
+    async fn look_at(&self, desk: &mut Desk, ids: &[AttemptId]) -> Result<(), ledger::Error> {
+        let live = self.ledger.live_attempts(self.cluster.name(), ids).await?;
+        let alive: HashSet<&AttemptId> = live.iter().map(|attempt| &attempt.order.id).collect();
+        ids.iter().filter(|id| !alive.contains(id)).for_each(|id| desk.roster.remove(id));
+        self.reconcile(&live).await
     }
 
     /// Admits until there is no room or nobody is left who may go, best first.
     async fn admit(&self, desk: &mut Desk) -> Result<(), ledger::Error> {
         let pauses = Pauses::new(&self.ledger.pauses().await?);
-        let mut below = i64::MAX;
+        let (mut below, mut commits) = (i64::MAX, 0);
         while let Some(room) = self.room(desk).await? {
+            if commits == COMMITS {
+                desk.is_kept_back = true;
+                break;
+            }
             let Some(priority) = self.ledger.next_priority(below).await? else { break };
-            if self.admit_of(desk, priority, &pauses, room).await? == 0 {
-                below = i64::from(priority);
+            match self.admit_of(desk, priority, &pauses, room).await? {
+                0 => below = i64::from(priority),
+                _ => commits += 1,
             }
         }
         Ok(())
@@ -222,8 +274,11 @@ impl Dispatcher {
     /// How many may be committed now, if any.
     async fn room(&self, desk: &mut Desk) -> Result<Option<usize>, ledger::Error> {
         let cluster = self.cluster.name();
-        let room = self.limits.room(desk.roster.counts(), cluster).min(desk.launcher.room()).min(TOGETHER);
+        let room = self.limits.room(desk.roster.counts(), cluster);
+        let may_be_made = desk.launcher.room().min(TOGETHER);
+        desk.is_kept_back = room > 0 && may_be_made == 0;
         desk.is_pending_full = false;
+        let room = room.min(may_be_made);
         if room == 0 {
             return Ok(None);
         }

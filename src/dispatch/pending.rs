@@ -18,31 +18,17 @@ pub fn overdue(wait: &Wait, now: Millis) -> Option<AttemptEnd> {
 }
 
 fn end(wait: &Wait, now: Millis) -> AttemptEnd {
-    let (outcome, what, next) = match &wait.cause {
-        WaitCause::Unschedulable => (
-            Outcome::Unschedulable,
-            "No node was found for it",
-            "Ask for less, or give the cluster nodes that suit; then `sendo retry` it.",
-        ),
-        WaitCause::Image => (
-            Outcome::ImageUnavailable,
-            "Its image could not be had",
-            "Mend the image's name or the registry's access; then `sendo retry` it.",
-        ),
-        WaitCause::Container(reason) => {
-            (Outcome::ContainerNotStarted { reason: reason.clone() }, "Its container could not be made", "")
-        }
-        WaitCause::Creating => (
-            Outcome::ContainerNotStarted { reason: "ContainerCreating".into() },
-            "Its place was not set up in time",
-            "",
-        ),
+    let not_started = |reason: &str| Outcome::ContainerNotStarted { reason: reason.into() };
+    let (outcome, what) = match &wait.cause {
+        WaitCause::Unschedulable => (Outcome::Unschedulable, "No node was found for it"),
+        WaitCause::Image => (Outcome::ImageUnavailable, "Its image could not be had"),
+        WaitCause::Container(reason) => (not_started(reason), "Its container could not be made"),
+        WaitCause::Creating => (not_started("ContainerCreating"), "Its place was not set up in time"),
     };
     let words = if wait.words.is_empty() { "nobody says why".to_owned() } else { wait.words.clone() };
     let waited = Span(Duration::from_secs(wait.waited.as_secs()));
-    let mut verdict =
+    let verdict =
         verdict(&outcome, format!("{what}: {words}"), vec![words, format!("it waited {waited}")], Confidence::Certain);
-    verdict.next_action = next.into();
     AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
 }
 

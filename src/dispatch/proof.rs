@@ -144,7 +144,7 @@ pub fn called_off(why: &str, now: Millis) -> AttemptEnd {
 }
 
 pub(super) fn verdict(outcome: &Outcome, summary: String, evidence: Vec<String>, confidence: Confidence) -> Verdict {
-    Verdict { code: outcome.code().into(), summary, evidence, confidence, next_action: String::new() }
+    Verdict { code: outcome.code().into(), summary, evidence, confidence, next_action: outcome.advice().into() }
 }
 
 pub(super) fn ending(outcome: Outcome, verdict: Verdict) -> Ending {
@@ -180,8 +180,7 @@ pub fn by_person(reason: &str, now: Millis) -> AttemptEnd {
 pub fn refused(why: &str, now: Millis) -> AttemptEnd {
     let outcome = Outcome::CreateFailed;
     let summary = format!("The cluster will not have this job: {why}");
-    let mut verdict = verdict(&outcome, summary, vec![why.to_owned()], Confidence::Certain);
-    verdict.next_action = "Mend what the cluster names, then `sendo retry` it.".into();
+    let verdict = verdict(&outcome, summary, vec![why.to_owned()], Confidence::Certain);
     AttemptEnd { ending: ending(outcome, verdict), evidence: Evidence::Inference, at: now }
 }
 

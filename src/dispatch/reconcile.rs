@@ -17,6 +17,8 @@ use std::time::Duration;
 /// Places that are looked at, or released, at the same time: each may be a request to the cluster.
 const AT_ONCE: usize = 16;
 
+/// A strict attempt whose Pod still stands ends so long after its lease: its own last word, which says more, is on its way by then.
+const LAST_WORD: Duration = Duration::from_secs(30);
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
 /// Nothing runs in it that would need any; without any the kubelet would not be asked.
@@ -32,22 +34,20 @@ impl Dispatcher {
         while let Some(looked) = looks.next().await {
             match looked {
                 // One job's trouble is not the others'.
-                Err(error @ (ledger::Error::IllegalMove { .. } | ledger::Error::Unreadable { .. })) => {
-                    tracing::error!("{error}")
-                }
+                Err(error) if error.is_of_one_job() => tracing::error!("{error}"),
                 other => other?,
             }
         }
         Ok(())
     }
 
-    /// One look at attempts that have ended, and whose place is still to be released.
-    pub(super) async fn release(&self, ended: &[Order]) -> Result<(), ledger::Error> {
+    /// One look at attempts that have ended, and whose place is still to be released; how many were.
+    pub(super) async fn release(&self, ended: &[Order]) -> Result<usize, ledger::Error> {
         let releases: Vec<_> = ended.iter().map(|order| self.release_one(order)).collect();
         let released: Vec<_> = stream::iter(releases).buffer_unordered(AT_ONCE).collect().await;
         let released: Vec<AttemptId> = released.into_iter().flatten().collect();
         self.ledger.released(&released).await?;
-        self.release_strays().await
+        Ok(released.len())
     }
 
     /// One attempt, held against what can be seen of it.
@@ -60,7 +60,7 @@ impl Dispatcher {
                 if cancelled {
                     self.stop(order, CANCEL_GRACE).await;
                 }
-                Ok(())
+                self.stands(attempt).await
             }
             Observation::Waiting { uid, wait } => {
                 self.exists(attempt, &uid).await?;
@@ -88,6 +88,16 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// The Pod of a dead node stands for ever, as if it ran. A strict attempt's lease knows better.
+    async fn stands(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+        let over = attempt.lease_until.filter(|until| ledger::now().since(*until) > LAST_WORD);
+        if let Some(until) = over {
+            let why = "its Pod stands, and nothing has been heard of it since";
+            self.ledger.end_by_lease(&attempt.order.id, proof::by_lease(until, why)).await?;
+        }
+        Ok(())
+    }
+
     /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
     async fn wait(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
         let id = &attempt.order.id;
@@ -95,8 +105,11 @@ impl Dispatcher {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
+        if attempt.nonce.is_some() {
+            return self.began(attempt, wait).await;
+        }
         // An adopted one too: a container that waits has never run.
-        let Some(end) = end.filter(|_| attempt.nonce.is_none()) else { return Ok(()) };
+        let Some(end) = end else { return Ok(()) };
         // Before the end: the next attempt goes by it.
         if let Some(node) = &wait.node {
             self.ledger.on_node(id, node).await?;
@@ -105,6 +118,26 @@ impl Dispatcher {
             self.stop(&attempt.order, LEAST_GRACE).await;
         }
         Ok(())
+    }
+
+    /// It had leave, and yet its place looks as if nothing had ever run there: a kubelet that has forgotten a container.
+    async fn began(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
+        let cancelled = attempt.cancel_requested.is_some();
+        if cancelled {
+            self.stop(&attempt.order, CANCEL_GRACE).await;
+        }
+        match wait.limit.is_zero() {
+            // It will not run any more, and nobody has seen its end.
+            true if cancelled => self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await,
+            true => {
+                self.unseen(
+                    attempt,
+                    &format!("its Pod has failed, and no end of its container was seen: {}", wait.words),
+                )
+                .await
+            }
+            false => self.stands(attempt).await,
+        }
     }
 
     async fn absent(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
@@ -160,14 +193,10 @@ impl Dispatcher {
 
     /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it
     /// leaves alone: it may have been restored from a backup.
-    async fn release_strays(&self) -> Result<(), ledger::Error> {
-        for id in self.cluster.unreleased() {
-            if self.ledger.is_released(&id).await?
-                && let Err(why) = self.cluster.release(&id).await
-            {
-                tracing::warn!(job = id.job, why = format!("{why:#}"), "cannot be released yet");
-            }
-        }
+    pub(super) async fn release_strays(&self) -> Result<(), ledger::Error> {
+        let strays = self.ledger.released_of(&self.cluster.unreleased()).await?;
+        let releases: Vec<_> = strays.iter().map(|order| self.release_one(order)).collect();
+        stream::iter(releases).buffer_unordered(AT_ONCE).for_each(async |_| {}).await;
         Ok(())
     }
 

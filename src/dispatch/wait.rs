@@ -82,7 +82,11 @@ impl Waits {
         }
         if let Some(pause) = pauses.iter().find(|pause| is_of(pause, job)) {
             let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", pause.reason) };
-            return Some(format!("{} {} is paused{why}", pause.kind.as_str(), pause.name));
+            return Some(match (pause.kind, pause.name.as_str()) {
+                (PauseKind::All, _) => format!("everything is paused{why}"),
+                (PauseKind::Tenant, "") => format!("jobs without a tenant are paused{why}"),
+                (kind, name) => format!("{} {name} is paused{why}", kind.as_str()),
+            });
         }
         if job.not_before > now {
             let at = jiff::Timestamp::from_millisecond(job.not_before.0).map(|at| format!("{at:.0}"));
@@ -115,6 +119,7 @@ fn at_limit(kind: &str, name: &str) -> String {
 
 fn is_of(pause: &Pause, job: Asked<'_>) -> bool {
     match pause.kind {
+        PauseKind::All => true,
         PauseKind::Tenant => pause.name == job.tenant,
         PauseKind::Definition => {
             pause.name == job.definition || pause.name == format!("{}/{}", job.tenant, job.definition)
@@ -147,6 +152,10 @@ mod tests {
         assert_eq!(why(job("u", "d"), &[]), None);
         assert!(why(job("t", "d"), &[]).unwrap().contains("tenant t has reached"));
         assert!(why(job("t", "i"), &[]).unwrap().contains("one job at a time"));
+        assert_eq!(why(job("u", "d"), &[pause(PauseKind::All, "")]).unwrap(), "everything is paused: moving");
+        let nobodys = [pause(PauseKind::Tenant, "")];
+        assert_eq!(why(job("", "d"), &nobodys).unwrap(), "jobs without a tenant are paused: moving");
+        assert_eq!(why(job("u", "d"), &nobodys), None);
         let paused = [pause(PauseKind::Definition, "u/d"), pause(PauseKind::Tenant, "t")];
         assert_eq!(why(job("u", "d"), &paused).unwrap(), "definition u/d is paused: moving");
         assert_eq!(why(job("t", "i"), &paused).unwrap(), "tenant t is paused: moving");

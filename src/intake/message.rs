@@ -262,16 +262,23 @@ impl Faults {
 
 /// serde's words, with the name that was probably meant.
 pub fn suggestion(message: &str) -> String {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    // The reader of the settings says where.
+    let (words, place) = message.find(" for key `").map_or((message, ""), |at| message.split_at(at));
+    let quoted: Vec<&str> = words.split('`').skip(1).step_by(2).collect();
     let [unknown, known @ ..] = quoted.as_slice() else { return message.to_owned() };
-    if !message.starts_with("unknown ") {
+    if !words.starts_with("unknown ") {
         return message.to_owned();
     }
-    let near = known.iter().map(|name| (strsim::osa_distance(unknown, name), *name)).min();
-    match near {
-        Some((distance, name)) if distance <= 2 => format!("unknown field `{unknown}`; did you mean `{name}`?"),
-        _ => message.to_owned(),
+    match nearest(unknown, known.iter().copied()) {
+        Some(name) => format!("unknown field `{unknown}`{place}; did you mean `{name}`?"),
+        None => message.to_owned(),
     }
+}
+
+/// The name that was probably meant.
+pub fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.map(|name| (strsim::osa_distance(unknown, name), name)).min();
+    near.filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }
 
 /// Of the content, whatever the order of its keys; how a message was traced is not its content.

@@ -2,8 +2,10 @@
 
 use std::sync::LazyLock;
 
+/// The most rows of one statement.
+pub const PIECE: usize = 64;
 /// Rows of one statement, the most first. Three texts for any number keep the databases' caches of prepared statements small.
-const SIZES: [usize; 3] = [64, 8, 1];
+const SIZES: [usize; 3] = [PIECE, 8, 1];
 
 /// A statement for each of [`SIZES`].
 pub struct Batch([&'static str; 3]);

@@ -161,6 +161,8 @@ impl Dialect {
             // Row locks; SQLite's writer has the whole file.
             ("for_update" | "for_share", Sqlite) => "",
             ("for_update", _) => " FOR UPDATE",
+            ("for_update_free", Sqlite) => "",
+            ("for_update_free", _) => " FOR UPDATE SKIP LOCKED",
             ("for_share", Postgres) => " FOR SHARE",
             ("for_share", MySql | MariaDb) => " LOCK IN SHARE MODE",
             // A double as a parameter: see `double`.
@@ -189,7 +191,7 @@ impl Dialect {
     }
 
     /// Said once on each new connection: what a server's owner may have set otherwise and our statements count on, and limits, so that no
-    /// transaction of ours waits, or holds others up, for ever.
+    /// transaction of ours waits, or holds others up, for ever: a program whose machine died says nothing, and its locks must not outlast a lease.
     pub fn greeting(self) -> &'static [&'static str] {
         match self {
             Self::Sqlite => &["PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 10000"],
@@ -197,16 +199,21 @@ impl Dialect {
             // happens to analyze the table. A plan costs less than half a millisecond, and most are for dozens of jobs.
             Self::Postgres => {
                 &["SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED; SET TIME ZONE 'UTC'; \
-                 SET lock_timeout = '10s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \
+                 SET lock_timeout = '10s'; SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '10s'; \
                  SET plan_cache_mode = force_custom_plan"]
             }
-            Self::MySql | Self::MariaDb => &[
-                "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-                "SET SESSION innodb_lock_wait_timeout = 10, time_zone = '+00:00', \
-                 sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
-            ],
+            Self::MariaDb => &[Self::MYSQL[0], Self::MYSQL[1], "SET SESSION idle_transaction_timeout = 10"],
+            // It knows no limit for idle transactions alone; an idle connection is made anew.
+            Self::MySql => &[Self::MYSQL[0], Self::MYSQL[1], "SET SESSION wait_timeout = 30"],
         }
     }
+
+    /// What both say.
+    const MYSQL: [&str; 2] = [
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET SESSION innodb_lock_wait_timeout = 10, time_zone = '+00:00', \
+         sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
+    ];
 
     /// Connections at the most, where nobody says anything.
     pub fn connections(self) -> u32 {
@@ -216,12 +223,20 @@ impl Dialect {
         }
     }
 
-    /// Keeps other control programs from the tables' steps until the transaction, or else the session, ends: one row with 1.
+    /// Said before the tables' steps: a long ledger's index takes as long as it takes, and whoever is before us in the queue for the lock, too.
+    pub fn migration_patience(self) -> &'static [&'static str] {
+        match self {
+            Self::Postgres => &["SET statement_timeout = 0; SET lock_timeout = '60s'"],
+            Self::Sqlite | Self::MySql | Self::MariaDb => &[],
+        }
+    }
+
+    /// Keeps other control programs from the tables' steps until the session ends: one row with 1.
     pub fn migration_lock(self) -> Option<&'static str> {
         match self {
             // The file's write lock is taken by the transaction.
             Self::Sqlite => None,
-            Self::Postgres => Some("SELECT CAST(1 AS BIGINT) FROM (SELECT pg_advisory_xact_lock(7236837)) AS taken"),
+            Self::Postgres => Some("SELECT CAST(1 AS BIGINT) FROM (SELECT pg_advisory_lock(7236837)) AS taken"),
             // The name is the server's; an endless wait (-1) is refused by MariaDB.
             Self::MySql | Self::MariaDb => {
                 Some("SELECT CAST(GET_LOCK(CONCAT('sendo.', MD5(DATABASE())), 60) AS SIGNED)")
@@ -229,10 +244,11 @@ impl Dialect {
         }
     }
 
-    /// Gives the lock back where the end of the transaction does not.
+    /// Gives the lock back; where there is none, the steps are one transaction.
     pub fn migration_unlock(self) -> Option<&'static str> {
         match self {
-            Self::Sqlite | Self::Postgres => None,
+            Self::Sqlite => None,
+            Self::Postgres => Some("SELECT pg_advisory_unlock(7236837)"),
             Self::MySql | Self::MariaDb => Some("DO RELEASE_LOCK(CONCAT('sendo.', MD5(DATABASE())))"),
         }
     }

@@ -106,6 +106,21 @@ impl Ledger {
         Ok(query.fetch_one(&self.pool).await?.try_get("rung")?)
     }
 
+    /// Leaves word for those who stand by: what keeps the owner's task from going on, if anything does.
+    pub async fn tell_trouble(&self, fence: &Fence, trouble: Option<&str>) -> Result<(), Error> {
+        let statement = "UPDATE leases SET trouble = ? WHERE name = ? AND holder = ? AND fence = ?";
+        let query = self.sql(statement).bind(trouble.map(str::to_owned)).bind(fence.name.clone());
+        query.bind(fence.holder.clone()).bind(fence.number).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// What the owner of the task `name` has told last.
+    pub async fn trouble_of(&self, name: &str) -> Result<Option<String>, Error> {
+        let query = self.sql("SELECT trouble FROM leases WHERE name = ?").bind(name.to_owned());
+        let row = query.fetch_optional(&self.pool).await?;
+        Ok(row.map(|row| row.try_get("trouble")).transpose()?.flatten())
+    }
+
     /// Whether other control programs may share the ledger.
     pub fn is_shared(&self) -> bool {
         self.dialect.is_server()

@@ -103,18 +103,27 @@ impl Ledger {
         if attempt.ended && end.ending.outcome == Outcome::Cancelled && !job.cancel_requested {
             return self.count_conflict(tx, id, "it ran on after its end, and stopped when it was told").await;
         }
-        let mut next = (self.retry)(&RetryCase {
-            job: &job.job,
-            outcome: &end.ending.outcome,
-            may_have_run: attempt.may_have_run() && !end.ending.outcome.never_ran(),
-            commit: end.ending.commit.as_ref(),
-            own_retries: job.own_retries,
-            infrastructure_retries: job.infrastructure_retries,
-            cancel_requested: job.cancel_requested,
-        });
-        // A job that has succeeded has moved its cursor.
+        let policy = |own_retries, infrastructure_retries| {
+            (self.retry)(&RetryCase {
+                job: &job.job,
+                outcome: &end.ending.outcome,
+                may_have_run: attempt.may_have_run() && !end.ending.outcome.never_ran(),
+                commit: end.ending.commit.as_ref(),
+                own_retries,
+                infrastructure_retries,
+                cancel_requested: job.cancel_requested,
+            })
+        };
+        let mut next = policy(job.own_retries, job.infrastructure_retries);
+        // The retry that the first evidence paid for is not taken back for want of another.
+        if attempt.ended && job.phase == Phase::Queued && next == NextStep::Fail {
+            next = policy(0, 0);
+        }
+        // A job that has succeeded has moved its cursor, and one that is over moves none any more.
+        let may_succeed = !attempt.ended || may_move(Some(job.phase), Phase::Succeeded, Writer::HigherEvidence);
         if next == NextStep::Succeed
             && job.phase != Phase::Succeeded
+            && may_succeed
             && let Some(verdict) = self.carry_cursor(tx, job, attempt, &end.ending).await?
         {
             next = NextStep::Hold { question: verdict.next_action.clone() };

@@ -5,7 +5,7 @@
 //! ledger answers at once. Whatever needs more than that (phases, endings, a process without the grant, an attempt that has ended) goes by itself: `append`.
 
 use super::{
-    Error, Ledger, Statement,
+    Error, Ledger, Statement, Tx,
     usage::{Reading, readings},
 };
 use crate::record::wire::{Body, Directive, RecordBatch};
@@ -14,10 +14,11 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, OnceLock},
 };
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// Batches that wait at the most: two seconds of fifty thousand attempts. Behind that the answer is [`Error::Busy`], and supervisors keep their readings.
-const QUEUE: usize = 10_000;
+/// Readings that wait at the most, an empty batch for one: what a database writes in two seconds, so that whoever asked is still there when it is his turn.
+/// Behind that the answer is [`Error::Busy`], and supervisors keep their readings.
+const QUEUE: usize = 30_000;
 
 /// Batches of one transaction at the most, as a power of two.
 const LARGEST: usize = 8;
@@ -29,6 +30,7 @@ const WRITERS: usize = 2;
 pub struct Waiting {
     batch: Arc<RecordBatch>,
     answer: oneshot::Sender<Told>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// What became of a batch.
@@ -46,27 +48,36 @@ struct Live {
 }
 
 /// Where batches go in.
-pub type Queue = mpsc::Sender<Waiting>;
+#[derive(Clone)]
+pub struct Queue {
+    waiting: mpsc::UnboundedSender<Waiting>,
+    room: Arc<Semaphore>,
+}
 
 /// Starts the writers, which end with the last queue.
 pub fn start(ledger: &Ledger) -> Queue {
-    let (queue, waiting) = mpsc::channel(QUEUE);
+    let (queue, waiting) = mpsc::unbounded_channel();
     let waiting = Arc::new(Mutex::new(waiting));
     for _ in 0..WRITERS {
         tokio::spawn(write(ledger.clone(), Arc::clone(&waiting)));
     }
-    queue
+    Queue { waiting: queue, room: Arc::new(Semaphore::new(QUEUE)) }
 }
 
-async fn write(ledger: Ledger, waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
+async fn write(ledger: Ledger, waiting: Arc<Mutex<mpsc::UnboundedReceiver<Waiting>>>) {
     loop {
         let mut group = Vec::new();
         if waiting.lock().await.recv_many(&mut group, 1 << LARGEST).await == 0 {
             return;
         }
+        // Who has given up asks again, with the same readings.
+        group.retain(|waiting| !waiting.answer.is_closed());
+        if group.is_empty() {
+            continue;
+        }
         let batches: Vec<_> = group.iter().map(|waiting| Arc::clone(&waiting.batch)).collect();
         let told: Vec<Told> = match ledger.transact(|_| ledger.append_group(&batches)).await {
-            Ok(directives) => directives.into_iter().map(|known| known.map_or(Told::Alone, Told::Kept)).collect(),
+            Ok(told) => told,
             // Something in one of them that the database will not have: each finds out for itself.
             Err(Error::Unavailable(error)) if matches!(error, sqlx::Error::Database(_)) => {
                 tracing::warn!("readings of {} batches go one by one: {error}", group.len());
@@ -87,7 +98,7 @@ async fn write(ledger: Ledger, waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
 impl Ledger {
     /// How often supervisors are to report: up to six times less often the fuller the queue is, long before anything is refused.
     pub(super) fn report_every(&self, report_every_ms: u64) -> u64 {
-        let waiting = self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+        let waiting = self.queue.as_ref().map_or(0, |queue| QUEUE - queue.room.available_permits());
         report_every_ms + report_every_ms.saturating_mul(5 * waiting as u64) / QUEUE as u64
     }
 
@@ -97,8 +108,11 @@ impl Ledger {
         if !batch.records.iter().all(|record| matches!(record.body, Body::Usage { .. })) {
             return Ok(None);
         }
+        let weight = u32::try_from(batch.records.len().clamp(1, QUEUE)).unwrap_or(1);
+        let room = Arc::clone(&queue.room).try_acquire_many_owned(weight).map_err(|_| Error::Busy)?;
         let (answer, told) = oneshot::channel();
-        queue.try_send(Waiting { batch: Arc::new(batch.clone()), answer }).map_err(|_| Error::Busy)?;
+        let waiting = Waiting { batch: Arc::new(batch.clone()), answer, _room: room };
+        queue.waiting.send(waiting).map_err(|_| Error::Unavailable(sqlx::Error::PoolClosed))?;
         match told.await {
             Ok(Told::Kept(directive)) => Ok(Some(directive)),
             Ok(Told::Alone) => Ok(None),
@@ -108,7 +122,7 @@ impl Ledger {
     }
 
     /// One transaction: locks the attempts, keeps the readings, renews what is to be renewed.
-    async fn append_group(&self, batches: &[Arc<RecordBatch>]) -> Result<Vec<Option<Directive>>, Error> {
+    async fn append_group(&self, batches: &[Arc<RecordBatch>]) -> Result<Vec<Told>, Error> {
         let mut tx = self.begin().await?;
         let jobs: BTreeSet<&str> = batches.iter().map(|batch| batch.id.job.as_str()).collect();
         let query = self.of_jobs(Of::Lock, &jobs);
@@ -124,8 +138,13 @@ impl Ledger {
             })
         };
         let counting: Vec<&RecordBatch> = batches.iter().map(|batch| &**batch).filter(|batch| counts(batch)).collect();
+        let missing: BTreeSet<&str> = jobs.iter().copied().filter(|job| !live.contains_key(*job)).collect();
+        let locked = self.locked(&mut tx, &missing).await?;
+        let alone = |batch: &RecordBatch| {
+            if locked.contains(&batch.id.job) { Told::Failed(Error::Busy) } else { Told::Alone }
+        };
         if counting.is_empty() {
-            return Ok(batches.iter().map(|_| None).collect());
+            return Ok(batches.iter().map(|batch| alone(batch)).collect());
         }
         let jobs: BTreeSet<&str> = counting.iter().map(|batch| batch.id.job.as_str()).collect();
         let mut cancelled = HashSet::new();
@@ -137,11 +156,21 @@ impl Ledger {
         self.of_jobs(Of::Renew, &jobs).execute(&mut *tx).await?;
         self.commit(tx).await?;
         let told = |batch: &RecordBatch| match () {
-            () if !counts(batch) => None,
-            () if cancelled.contains(&batch.id.job) => Some(Directive::Cancel),
-            () => Some(Directive::Continue),
+            () if !counts(batch) => alone(batch),
+            () if cancelled.contains(&batch.id.job) => Told::Kept(Directive::Cancel),
+            () => Told::Kept(Directive::Continue),
         };
         Ok(batches.iter().map(|batch| told(batch)).collect())
+    }
+
+    /// Those of the jobs whose attempt lives, and which somebody else has locked: a program that died with it, perhaps. Whoever waits for that needs a
+    /// connection, and there are few.
+    async fn locked(&self, tx: &mut Tx, missing: &BTreeSet<&str>) -> Result<HashSet<String>, Error> {
+        if missing.is_empty() || !self.dialect.locks_rows() {
+            return Ok(HashSet::new());
+        }
+        let rows = self.of_jobs(Of::Alive, missing).fetch_all(&mut **tx).await?;
+        rows.iter().map(|row| Ok(row.try_get("job_id")?)).collect()
     }
 
     /// A statement on up to 2^[`LARGEST`] jobs.
@@ -160,21 +189,23 @@ impl Ledger {
 
 #[derive(Clone, Copy)]
 enum Of {
-    /// The attempts that live, in one order for all that lock them.
+    /// The attempts that live, in one order for all that lock them, but for those that somebody has locked already: they must not hold up the others.
     Lock,
+    Alive,
     Cancelled,
     Renew,
 }
 
 /// The statement for 2^`power` jobs: few texts, so that connections keep them prepared.
 fn statement(of: Of, power: usize) -> &'static str {
-    static STATEMENTS: [[OnceLock<String>; LARGEST + 1]; 3] = [const { [const { OnceLock::new() }; LARGEST + 1] }; 3];
+    static STATEMENTS: [[OnceLock<String>; LARGEST + 1]; 4] = [const { [const { OnceLock::new() }; LARGEST + 1] }; 4];
     STATEMENTS[of as usize][power].get_or_init(|| {
         let jobs = ["?"].repeat(1 << power).join(", ");
         match of {
             Of::Lock => format!(
-                "SELECT job_id, attempt, nonce FROM attempts WHERE job_id IN ({jobs}) AND state <> 'ended' ORDER BY job_id{{for_update}}"
+                "SELECT job_id, attempt, nonce FROM attempts WHERE job_id IN ({jobs}) AND state <> 'ended' ORDER BY job_id{{for_update_free}}"
             ),
+            Of::Alive => format!("SELECT job_id FROM attempts WHERE job_id IN ({jobs}) AND state <> 'ended'"),
             Of::Cancelled => format!("SELECT id FROM jobs WHERE id IN ({jobs}) AND cancel_requested_ms IS NOT NULL"),
             Of::Renew => format!(
                 "UPDATE attempts SET last_record_ms = ?, lease_until_ms = CASE WHEN lease_ms IS NULL THEN lease_until_ms \

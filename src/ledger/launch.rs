@@ -14,7 +14,7 @@ use crate::record::{
     wire::AttemptId,
 };
 use sqlx::Row as _;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 /// An attempt that is committed to be launched.
 #[derive(Debug, Clone)]
@@ -36,6 +36,9 @@ pub struct Launch {
 
 /// An attempt whose place exists, and the UID that the place brought along.
 pub type Place = (AttemptId, Option<String>);
+
+/// A job that cannot be read is let be for so long.
+const LET_BE: Duration = Duration::from_secs(60);
 
 /// What nobody may run here: the last word before an attempt is made.
 pub type Fits<'a> = &'a (dyn Fn(&Job) -> Result<(), Verdict> + Sync);
@@ -70,13 +73,11 @@ static INSERT: LazyBatch = LazyBatch::new(|| {
 static COUNT_UP: LazyBatch =
     LazyBatch::new(|| Batch::new("UPDATE jobs SET attempt = attempt + 1 WHERE id IN ({rows})", "?", ", "));
 
+/// The state last: MySQL goes from left to right, and looks at what it has just set.
 static LAUNCHED: LazyBatch = LazyBatch::new(|| {
-    let text = "UPDATE attempts SET state = 'launched', launched_at_ms = ? WHERE state = 'launching' AND ({rows})";
-    Batch::new(text, "(job_id = ? AND attempt = ?)", " OR ")
-});
-
-static PLACES: LazyBatch = LazyBatch::new(|| {
-    let text = "UPDATE attempts SET uid = CASE job_id {rows} ELSE uid END WHERE uid = '' AND ";
+    let text = "UPDATE attempts SET launched_at_ms = CASE state WHEN 'launching' THEN ? ELSE launched_at_ms END, \
+                uid = CASE uid WHEN '' THEN CASE job_id {rows} ELSE uid END ELSE uid END, \
+                state = CASE state WHEN 'launching' THEN 'launched' ELSE state END WHERE (state = 'launching' OR uid = '') AND ";
     let rows = Batch::new(text, "WHEN ? THEN ?", " ");
     let which = Batch::new("({rows})", "(job_id = ? AND attempt = ?)", " OR ");
     rows.followed_by(&which)
@@ -109,7 +110,7 @@ impl Ledger {
     /// (cancelled, launched by somebody else) is left out. A job that does not fit is rejected, with the verdict that says why.
     ///
     /// `fence` is of whoever launches on the cluster: [`Error::Deposed`] if that is somebody else by now. Where the answer to a
-    /// commit was lost, the next try knows its attempts by the UIDs; those that have none yet are found by reconcile.
+    /// commit was lost, the next try finds its attempts again.
     pub async fn begin_launches(
         &self,
         fence: &Fence,
@@ -134,15 +135,15 @@ impl Ledger {
         let mut tx = self.begin().await?;
         self.check_fence(&mut tx, fence).await?;
         self.lock_jobs(&mut tx, &ids).await?;
-        let done = if again == Again::MayBeDone { self.committed(&mut tx, &ids, &uids).await? } else { vec![] };
+        let done =
+            if again == Again::MayBeDone { self.committed(&mut tx, cluster, &ids, &uids).await? } else { vec![] };
         let mut orders = Vec::new();
         for (statement, ids) in QUEUED.pieces(&ids) {
             let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
             for row in query.fetch_all(&mut *tx).await? {
-                // A job that a newer release wrote waits for that release; the others go on.
                 match queued(&row, &uids) {
                     Ok(queued) => orders.push(queued),
-                    Err(error) => tracing::error!("{error}"),
+                    Err(error) => self.let_be(&mut tx, row.try_get("id")?, &error).await?,
                 }
             }
         }
@@ -196,22 +197,25 @@ impl Ledger {
     async fn launched_once(&self, places: &[Place]) -> Result<(), Error> {
         let mut places: Vec<&Place> = places.iter().collect();
         places.sort_unstable();
-        places.dedup_by(|one, other| one.0 == other.0);
-        let bringing: Vec<&Place> = places.iter().filter(|(_, uid)| uid.is_some()).copied().collect();
+        // Of a job's attempts the last is the one that counts: the others have ended.
+        places.dedup_by(|next, last| {
+            let is_same_job = next.0.job == last.0.job;
+            if is_same_job {
+                *last = *next;
+            }
+            is_same_job
+        });
         let ids: Vec<&str> = places.iter().map(|(id, _)| &*id.job).collect();
         let (now, writer) = (super::now().0, Writer::Launch);
         debug_assert!(may_move(Some(Phase::Queued), Phase::SettingUp, writer));
         let mut tx = self.begin().await?;
         self.lock_jobs(&mut tx, &ids).await?;
-        for (statement, places) in PLACES.pieces(&bringing) {
-            let query = places.iter().fold(self.sql(statement), |query, (id, uid)| {
-                query.bind(id.job.clone()).bind(uid.clone().unwrap_or_default())
-            });
-            bind_ids(query, places).execute(&mut *tx).await?;
-        }
         let mut first = 0;
         for (statement, places) in LAUNCHED.pieces(&places) {
-            first += bind_ids(self.sql(statement).bind(now), places).execute(&mut *tx).await?.rows_affected();
+            let query = places.iter().fold(self.sql(statement).bind(now), |query, (id, uid)| {
+                query.bind(id.job.clone()).bind(uid.clone().unwrap_or_default())
+            });
+            first += bind_ids(query, places).execute(&mut *tx).await?.rows_affected();
         }
         // Said before, by reconcile or by an earlier life of ours.
         if first > 0 {
@@ -251,6 +255,15 @@ impl Ledger {
             let query = ids.iter().fold(self.sql(statement), |query, id| query.bind((*id).to_owned()));
             query.fetch_all(&mut **tx).await?;
         }
+        Ok(())
+    }
+
+    /// A job that a newer release wrote waits for that release, and stands in nobody's way meanwhile.
+    async fn let_be(&self, tx: &mut Tx, job: String, why: &Error) -> Result<(), Error> {
+        tracing::error!(job, "{why}; asked again in {} s", LET_BE.as_secs());
+        let until = super::now().0.saturating_add(i64::try_from(LET_BE.as_millis()).unwrap_or(i64::MAX));
+        let query = self.sql("UPDATE jobs SET not_before_ms = ? WHERE id = ?").bind(until).bind(job);
+        query.execute(&mut **tx).await?;
         Ok(())
     }
 

@@ -32,6 +32,7 @@ mod usage;
 
 pub use accept::{Accepted, Incoming};
 pub use adopt::Foundling;
+pub use batch::PIECE;
 pub use count::statements;
 pub use fence::Fence;
 pub use fold::{AttemptEnd, Budget, NextStep, RetryCase};
@@ -81,6 +82,8 @@ pub struct Options {
 pub enum Error {
     #[error("`{0}` is not a database that this release of Sendo speaks; use sqlite:, postgres: or mysql:")]
     UnknownDatabase(String),
+    #[error("it is no address ({0}); in a user's name or password @ : / # ? % are written as %40 %3A %2F %23 %3F %25")]
+    NoAddress(String),
     #[error(
         "the ledger was made by a newer release of Sendo (its tables need format {oldest_reader}, this release reads up to {ours}); \
          use that release, or another ledger"
@@ -127,6 +130,11 @@ impl Error {
     pub fn is_of_the_value(&self) -> bool {
         let Self::Unavailable(sqlx::Error::Database(why)) = self else { return false };
         !why.is_unique_violation() && why.code().is_some_and(|code| dialect::is_of_the_value(&code))
+    }
+
+    /// What stands in the way of one job, and of no other.
+    pub fn is_of_one_job(&self) -> bool {
+        matches!(self, Self::IllegalMove { .. } | Self::Unreadable { .. }) || self.is_of_the_value()
     }
 
     /// The database answered, with a refusal that is none of its room's.
@@ -247,7 +255,10 @@ impl Ledger {
 
 /// Whether an address is of a database that the ledger speaks.
 pub fn speaks(url: &str) -> Result<(), Error> {
-    Dialect::of(url).map(drop)
+    if Dialect::of(url)?.is_server() {
+        reqwest::Url::parse(url).map_err(|why| Error::NoAddress(why.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The ledger's clock.

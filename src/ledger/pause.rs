@@ -1,4 +1,4 @@
-//! Tenants and definitions whose jobs a person lets wait.
+//! Tenants and definitions whose jobs a person lets wait, or everybody's.
 
 use super::{Error, Ledger};
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,9 @@ use sqlx::Row as _;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseKind {
+    /// Every job there is and will be; it has no name.
+    All,
+    /// One; by the empty name jobs without any.
     Tenant,
     /// `NAME` of every tenant, or `TENANT/NAME`.
     Definition,
@@ -26,6 +29,7 @@ impl PauseKind {
     /// The word in the table, on the wire and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::All => "all",
             Self::Tenant => "tenant",
             Self::Definition => "definition",
         }
@@ -67,6 +71,7 @@ impl Ledger {
         rows.iter()
             .map(|row| {
                 let kind = match row.try_get::<String, _>("kind")?.as_str() {
+                    "all" => PauseKind::All,
                     "tenant" => PauseKind::Tenant,
                     "definition" => PauseKind::Definition,
                     other => {

@@ -7,9 +7,11 @@ use sqlx::{Row as _, any::AnyRow};
 use std::time::Duration;
 
 impl Ledger {
+    // The clock stands in a statement of its own: PostgreSQL's may tick between two rows, and no index is asked for what may change.
+
     /// Rolls up the readings of up to `limit` attempts that ended longer ago than `age`; gives back of how many.
     pub async fn roll_up_readings(&self, age: Duration, limit: u32) -> Result<usize, Error> {
-        let old = "SELECT job_id, attempt FROM attempts WHERE readings_rolled_up_ms IS NULL AND ended_at_ms < {clock} - ? \
+        let old = "SELECT job_id, attempt FROM attempts WHERE readings_rolled_up_ms IS NULL AND ended_at_ms < (SELECT {clock} - ?) \
                    ORDER BY ended_at_ms LIMIT ?";
         let old = self.old(old, age, limit).await?;
         for id in &old {
@@ -49,7 +51,7 @@ impl Ledger {
 
     /// Drops what was rolled up longer ago than `age`, of up to `limit` attempts; gives back of how many.
     pub async fn drop_rolled_up(&self, age: Duration, limit: u32) -> Result<usize, Error> {
-        let old = "SELECT job_id, attempt FROM attempts WHERE readings_rolled_up_ms > 0 AND readings_rolled_up_ms < {clock} - ? \
+        let old = "SELECT job_id, attempt FROM attempts WHERE readings_rolled_up_ms > 0 AND readings_rolled_up_ms < (SELECT {clock} - ?) \
                    ORDER BY readings_rolled_up_ms LIMIT ?";
         let old = self.old(old, age, limit).await?;
         for id in &old {

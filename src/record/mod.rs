@@ -10,6 +10,7 @@ pub mod phase;
 pub mod quantity;
 pub mod span;
 pub mod termination;
+mod text;
 pub mod usage;
 pub mod wire;
 

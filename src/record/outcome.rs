@@ -91,6 +91,43 @@ impl Outcome {
         }
     }
 
+    /// What a person does about it, where Sendo does not ask them anything more exact. Who tries again stands beside it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Succeeded | Self::Cancelled => "",
+            Self::Failed { .. } => "Read the last lines, mend the configuration or the data, then retry.",
+            Self::Killed { signal } if is_own_crash(*signal) => {
+                "Read the last lines and what the crash left (of a JVM, hs_err_pid*.log), mend it, then retry."
+            }
+            Self::Killed { .. } => "Look at what else the node ran at that moment.",
+            Self::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
+            Self::TimedOut => "Raise the job's deadline, or split the transfer.",
+            Self::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
+            Self::Drained => {
+                "Nothing, if it was once. Else find out who asks its Pods to go, or give it a longer `grace`."
+            }
+            Self::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
+            Self::NotStarted { errno: libc::EAGAIN | libc::ENOMEM } => {
+                "Raise the limit of processes or memory where it was to run, then retry it yourself: Sendo does not."
+            }
+            Self::NotStarted { .. } => "Mend the command or the image.",
+            Self::CreateFailed => "Mend what the cluster names, then `sendo retry` it.",
+            Self::ImageUnavailable => "Mend the image's name or the registry's access; then `sendo retry` it.",
+            Self::Unschedulable => "Ask for less, or give the cluster nodes that suit; then `sendo retry` it.",
+            Self::Evicted => "Have the job ask for the memory and disk that it needs, or look at what fills the node.",
+            Self::Preempted => "Give its Pods a higher priority class (the template's), or the cluster more room.",
+            Self::NodeLost => "Look at the node; there is nothing to mend in the job.",
+            Self::Deleted => "Find out who deletes Pods (the API server's audit log); `sendo cancel` ends a job.",
+            Self::ContainerNotStarted { .. } => {
+                "Mend what the kubelet names: a Secret, a volume, the image's entry point."
+            }
+            Self::NeverGranted => {
+                "Look at the way from its Pod to the ledger (`ledger_url`), and at `sendo serve` at that time."
+            }
+            Self::Lost => "Look at its node, and at the target: nothing says how far it came.",
+        }
+    }
+
     /// The transfer's process certainly never ran, so nothing can have been written.
     pub fn never_ran(&self) -> bool {
         let not_placed = matches!(self, Self::CreateFailed | Self::ImageUnavailable | Self::Unschedulable);

@@ -2,6 +2,7 @@
 //!
 //! Source of the notation: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
 
+use super::text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
@@ -46,6 +47,17 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
     u64::try_from(value.checked_mul(u128::from(unit))?.div_ceil(scale)).ok()
 }
 
+/// Less than this nobody means.
+const LEAST: u64 = 1 << 20;
+
+impl Bytes {
+    /// Why so few are a mistake, where they are a limit of memory or disk: a unit was forgotten.
+    pub fn too_few(self) -> Option<String> {
+        (self.0 < LEAST)
+            .then(|| format!("{self} is {} bytes, less than 1Mi; write it with its unit, as \"8Gi\"", self.0))
+    }
+}
+
 impl FromStr for MilliCpu {
     type Err = BadQuantity;
 
@@ -84,7 +96,7 @@ impl fmt::Display for Bytes {
 }
 
 macro_rules! as_text {
-    ($name:ident) => {
+    ($name:ident, $example:literal) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
                 out.collect_str(self)
@@ -93,13 +105,13 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-                String::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+                text::read(input, $example)
             }
         }
     };
 }
-as_text!(MilliCpu);
-as_text!(Bytes);
+as_text!(MilliCpu, "CPU in quotes: \"500m\", \"2\"");
+as_text!(Bytes, "bytes in quotes: \"512Mi\", \"8Gi\"");
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Durations as people write them: `500ms`, `30s`, `5h`, `1h 30m`.
 
+use super::text;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -42,7 +43,7 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        String::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+        text::read(input, "a duration in quotes: \"30s\", \"15m\", \"5h\"")
     }
 }
 

@@ -78,6 +78,11 @@ impl Limits {
             ("per_definition", self.per_definition),
             ("max_pending", self.max_pending),
         ];
+        for (name, bytes) in [("max_memory", self.max_memory), ("max_disk", self.max_disk)] {
+            if let Some(why) = bytes.and_then(Bytes::too_few) {
+                bail!("limits.{name}: {why}");
+            }
+        }
         if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == Some(0)) {
             bail!("limits.{name}: 0 would run nothing; give at least 1, or leave it out");
         }

@@ -9,8 +9,10 @@
 
 pub mod api;
 mod clusters;
+mod descriptors;
 mod guard;
 pub mod limits;
+mod listener;
 mod lock;
 pub mod pauses;
 mod retention;
@@ -25,9 +27,14 @@ use crate::{
 };
 use anyhow::Context as _;
 use axum::Router;
+use listener::Listener;
 use settings::Settings;
 use std::{fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Requests under way may take so long at the end.
@@ -42,6 +49,8 @@ pub struct Service {
     pub terms: Terms,
     /// Why jobs wait.
     pub waits: Arc<Waits>,
+    /// For what supervisors say at the same time.
+    pub room: Arc<Semaphore>,
 }
 
 /// A control program that has everything it needs, and only has to run.
@@ -63,12 +72,13 @@ impl Ready {
     /// Checks and opens everything; nothing runs yet.
     pub async fn new(settings: &Settings) -> anyhow::Result<Self> {
         settings.check()?;
+        descriptors::raise();
         let given = &settings.state_dir;
         let made =
             fs::DirBuilder::new().recursive(true).mode(0o700).create(given).and_then(|()| fs::canonicalize(given));
         let dir = made.with_context(|| format!("create {}; choose a folder that you may write to", given.display()))?;
         let url = settings.database_url(&dir);
-        let locks = [Some(dir.join("lock")), settings::database_file(&url)].into_iter().flatten();
+        let locks = [Some(dir.join("lock")), settings::database_lock(&url)].into_iter().flatten();
         let locks = locks.map(|file| lock::take(&file)).collect::<anyhow::Result<_>>()?;
         let listener = listen("listen", settings.listen).await?;
         let worker_listener = match settings.worker_listen {
@@ -100,7 +110,7 @@ impl Ready {
         let report_every_ms = u64::try_from(settings.report_every.0.as_millis()).unwrap_or(u64::MAX);
         let terms = Terms { report_every_ms, lease: settings.lease.0 };
         let queues = intake::sqs::Intake::open(&settings.queue).await?;
-        let service = Arc::new(Service { ledger, key, cluster, wake, terms, waits });
+        let service = Arc::new(Service { ledger, key, cluster, wake, terms, waits, room: workers::room() });
         let holder = holder();
         let retention = settings.retention.clone();
         Ok(Self { service, dispatcher, queues, listener, worker_listener, _locks: locks, holder, retention, address })
@@ -165,7 +175,8 @@ fn holder() -> String {
 }
 
 async fn serve(listener: TcpListener, routes: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let serving =
+        axum::serve(Listener::from(listener), routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(LAST_REQUESTS).await;

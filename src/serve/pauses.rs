@@ -19,7 +19,8 @@ use std::sync::Arc;
 #[serde(deny_unknown_fields)]
 pub struct PauseBody {
     pub kind: PauseKind,
-    /// A tenant; or a definition's `NAME` of every tenant, or `TENANT/NAME`.
+    /// A tenant, `""` for jobs without one; or a definition's `NAME` of every tenant, or `TENANT/NAME`. With `all` there is none.
+    #[serde(default)]
     pub name: String,
     #[serde(default)]
     pub reason: Option<String>,
@@ -49,7 +50,10 @@ async fn pause(State(service): State<Arc<Service>>, Json(body): Json<PauseBody>)
 async fn resume(State(service): State<Arc<Service>>, Json(body): Json<PauseBody>) -> Result<Json<PauseList>, Problem> {
     check(&body)?;
     if !service.ledger.resume(body.kind, &body.name).await? {
-        let why = format!("{} {} is not paused", body.kind.as_str(), body.name);
+        let why = match body.kind {
+            PauseKind::All => "there is no pause of all; `sendo pause` lists what there is".into(),
+            kind => format!("{} `{}` is not paused", kind.as_str(), body.name),
+        };
         return Err(Problem::new(StatusCode::NOT_FOUND, why));
     }
     service.wake.notify_one();
@@ -57,13 +61,19 @@ async fn resume(State(service): State<Arc<Service>>, Json(body): Json<PauseBody>
 }
 
 fn check(body: &PauseBody) -> Result<(), Problem> {
-    let parts: Vec<&str> = body.name.split('/').collect();
+    let name = body.name.as_str();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    let most = if body.kind == PauseKind::Definition { 2 } else { 1 };
-    let is_name = |part: &&str| !part.is_empty() && part.len() <= 128 && part.bytes().all(allowed);
-    if parts.len() <= most && parts.iter().all(is_name) {
+    let is_name = |part: &str| !part.is_empty() && part.len() <= 128 && part.bytes().all(allowed);
+    let (fits, why) = match body.kind {
+        PauseKind::All => (name.is_empty(), "is too much: `all` has no name"),
+        PauseKind::Tenant => (name.is_empty() || is_name(name), "is not a tenant's name"),
+        PauseKind::Definition => {
+            let fits = name.split('/').count() <= 2 && name.split('/').all(is_name);
+            (fits, "is not NAME or TENANT/NAME of a definition")
+        }
+    };
+    if fits {
         return Ok(());
     }
-    let shape = if most == 2 { "NAME or TENANT/NAME" } else { "a tenant's name" };
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{}` is not {shape}", body.name)))
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("`{name}` {why}")))
 }

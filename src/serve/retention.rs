@@ -22,11 +22,8 @@ pub async fn run(ledger: Ledger, holder: String, settings: Retention, shutdown: 
             if fence.wait_for(Option::is_some).await.is_err() {
                 return;
             }
-            let done = slice(&ledger, &settings).await.unwrap_or_else(|error| {
-                tracing::warn!("readings stay for now: {error}");
-                0
-            });
-            let pause = if done == 0 { PAUSE } else { Duration::ZERO };
+            let more = slice(&ledger, &settings).await;
+            let pause = if more { Duration::ZERO } else { PAUSE };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return,
@@ -36,8 +33,17 @@ pub async fn run(ledger: Ledger, holder: String, settings: Retention, shutdown: 
     tokio::join!(keeping, working);
 }
 
-async fn slice(ledger: &Ledger, settings: &Retention) -> Result<usize, ledger::Error> {
-    let rolled_up = ledger.roll_up_readings(settings.heartbeats.0, SLICE).await?;
-    let dropped = ledger.drop_rolled_up(settings.rolled_up.0.saturating_sub(settings.heartbeats.0), SLICE).await?;
-    Ok(rolled_up + dropped)
+/// One of each kind; whether there is more to do. One that fails does not hold up the other.
+async fn slice(ledger: &Ledger, settings: &Retention) -> bool {
+    let rolled_up = ledger.roll_up_readings(settings.heartbeats.0, SLICE).await;
+    let dropped = ledger.drop_rolled_up(settings.rolled_up.0.saturating_sub(settings.heartbeats.0), SLICE).await;
+    let is_full = |done: Result<usize, ledger::Error>| match done {
+        Ok(done) => done == SLICE as usize,
+        Err(error) => {
+            tracing::warn!("readings stay for now: {error}");
+            false
+        }
+    };
+    let (more_to_roll_up, more_to_drop) = (is_full(rolled_up), is_full(dropped));
+    more_to_roll_up || more_to_drop
 }

@@ -3,7 +3,10 @@
 use super::limits::Limits;
 use crate::{
     cluster::kubernetes,
-    intake::{message::suggestion, sqs},
+    intake::{
+        message::{nearest, suggestion},
+        sqs,
+    },
     ledger,
     record::span::Span,
 };
@@ -107,9 +110,14 @@ impl TryFrom<serde_json::Value> for Place {
     type Error = String;
 
     fn try_from(mut value: serde_json::Value) -> Result<Self, String> {
-        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind")).unwrap_or("local".into());
+        let kind = value.as_object_mut().and_then(|keys| keys.remove("kind"));
+        let is_said = kind.is_some();
+        let kind = kind.unwrap_or("local".into());
         match kind.as_str() {
-            Some("local") => place(value).map(Self::Local),
+            Some("local") => place(value).map(Self::Local).map_err(|why| {
+                let hint = if is_said { "" } else { "; this is a local cluster: for Pods say kind = \"kubernetes\"" };
+                format!("{why}{hint}")
+            }),
             Some("kubernetes") => place(value).map(Self::Kubernetes),
             _ => Err(format!("cluster.kind: {kind} is neither \"local\" nor \"kubernetes\"")),
         }
@@ -179,6 +187,7 @@ fn default_running() -> usize {
 impl Settings {
     /// Reads the file and the variables.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
+        misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         let variables =
             VARIABLES.iter().filter_map(|key| Some(((*key).to_owned(), std::env::var(variable(key)).ok()?)));
         let mut builder =
@@ -237,6 +246,15 @@ impl Settings {
         }
         if let Some(url) = &self.database_url {
             ledger::speaks(url).context("database_url")?;
+            if let Some(file) = sqlite_file(url) {
+                let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+                if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                    bail!("database_url: there is no folder {}; make it first", folder.display());
+                }
+                if !file.exists() && !url.contains("mode=") {
+                    bail!("database_url: there is no file {}; for a new one write {url}?mode=rwc", file.display());
+                }
+            }
         }
         if self.database_connections.is_some_and(|connections| connections < FEWEST_CONNECTIONS) {
             bail!("database_connections: at least {FEWEST_CONNECTIONS}");
@@ -246,6 +264,17 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// A variable whose name nearly is one of ours. Others are left alone: Kubernetes itself names some after a Service `sendo`.
+fn misspelt(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let ours: Vec<String> = VARIABLES.iter().map(|key| variable(key)).collect();
+    for name in names.filter(|name| !ours.contains(name)) {
+        if let Some(meant) = nearest(&name, ours.iter().map(String::as_str)) {
+            bail!("{name}: there is no such variable; did you mean {meant}?");
+        }
+    }
+    Ok(())
 }
 
 /// What the reader of the file says, in words that mend it.
@@ -279,10 +308,14 @@ fn variable(key: &str) -> String {
     format!("SENDO_{}", key.to_ascii_uppercase())
 }
 
+/// The ledger, if it is a file.
+fn sqlite_file(url: &str) -> Option<&Path> {
+    url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next().map(Path::new)
+}
+
 /// The lock of a ledger that is a file: beside it.
-pub fn database_file(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("sqlite:")?.trim_start_matches("//").split('?').next()?;
-    let path = Path::new(path);
+pub fn database_lock(url: &str) -> Option<PathBuf> {
+    let path = sqlite_file(url)?;
     Some(path.with_file_name(format!("{}.lock", path.file_name()?.to_str()?)))
 }
 

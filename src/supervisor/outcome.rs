@@ -75,7 +75,7 @@ pub fn conclude(evidence: Evidence<'_>) -> Ending {
         summary: summary(&outcome, &evidence),
         evidence: seen,
         confidence: confidence(&outcome, &evidence),
-        next_action: next_action(&outcome).into(),
+        next_action: outcome.advice().into(),
     };
     Ending {
         outcome,
@@ -218,25 +218,6 @@ fn summary(outcome: &Outcome, evidence: &Evidence<'_>) -> String {
         | Outcome::ContainerNotStarted { .. }
         | Outcome::NeverGranted
         | Outcome::Lost => String::new(),
-    }
-}
-
-fn next_action(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Failed { .. } => "Read the last lines, mend the configuration or the data, then retry.",
-        Outcome::Killed { signal } if is_own_crash(*signal) => {
-            "Read the last lines and what the crash left (of a JVM, hs_err_pid*.log), mend it, then retry."
-        }
-        Outcome::Killed { .. } => "Look at what else the node ran at that moment.",
-        Outcome::OutOfMemory => "Give the job more memory, or fewer parallel tasks.",
-        Outcome::TimedOut => "Raise the job's deadline, or split the transfer.",
-        Outcome::Stalled => "Look at the far side: a lock, a dead connection, a full disk.",
-        Outcome::Fenced => "Look at the way to the ledger, and at the ledger itself, at that time.",
-        Outcome::NotStarted { errno: libc::EAGAIN | libc::ENOMEM } => {
-            "Raise the limit of processes or memory where it was to run, then retry it yourself: Sendo does not."
-        }
-        Outcome::NotStarted { .. } => "Mend the command or the image.",
-        _ => "",
     }
 }
 

@@ -53,6 +53,51 @@ fn what_is_paused_waits_and_says_so_and_goes_on_when_it_may() {
 }
 
 #[test]
+fn everything_is_paused_and_so_are_those_without_a_tenant() {
+    let dev = serve("max_running = 8");
+    let of = |id: &str, tenant: Option<&str>| json!({"version": 1, "id": id, "tenant": tenant, "command": ["true"]});
+    assert!(dev.run(&["pause", "all", "--reason", "the warehouse moves"]).status.success());
+    submit_all(&dev, &[of("acmes", Some("acme")), of("nobodys", None)]);
+    waits_for(&dev, "acmes", "everything is paused: the warehouse moves");
+    waits_for(&dev, "nobodys", "everything is paused: the warehouse moves");
+    assert!(dev.run(&["pause", "tenant", ""]).status.success());
+    assert!(dev.run(&["resume", "all"]).status.success());
+    dev.wait("acmes", &["succeeded"]);
+    waits_for(&dev, "nobodys", "jobs without a tenant are paused");
+    assert!(dev.run(&["resume", "tenant", ""]).status.success());
+    dev.wait("nobodys", &["succeeded"]);
+    for (wrong, words) in [
+        (["pause", "all", "acme"].as_slice(), "`all` has no name"),
+        (&["pause", "tenant"], "<NAME>"),
+        (&["resume", "all"], "no pause of all"),
+    ] {
+        let refused = dev.run(wrong);
+        assert!(!refused.status.success() && stderr(&refused).contains(words), "{wrong:?}: {}", stderr(&refused));
+    }
+}
+
+#[test]
+fn a_job_of_a_newer_release_stands_in_nobodys_way() {
+    let mut dev = serve("max_running = 1");
+    assert!(dev.run(&["pause", "all"]).status.success());
+    let of = |id: &str, priority: i32| json!({"version": 1, "id": id, "tenant": "t", "priority": priority, "command": ["true"]});
+    submit_all(&dev, &[of("newer", 9), of("beside", 9), of("below", 0)]);
+    let spec = dev.sql("SELECT spec FROM jobs WHERE id = 'newer'")[0]["spec"].as_str().unwrap().to_owned();
+    dev.kill();
+    dev.sql("UPDATE jobs SET spec = json_insert(spec, '$.later', 1) WHERE id = 'newer'");
+    dev.restart_after_stop();
+    assert!(dev.run(&["resume", "all"]).status.success());
+    dev.wait("beside", &["succeeded"]);
+    dev.wait("below", &["succeeded"]);
+    assert!(dev.sql("SELECT 1 AS one FROM attempts WHERE job_id = 'newer'").is_empty());
+    // The release that can read it is back.
+    dev.kill();
+    dev.sql(&format!("UPDATE jobs SET spec = '{spec}', not_before_ms = 0 WHERE id = 'newer'"));
+    dev.restart_after_stop();
+    dev.wait("newer", &["succeeded"]);
+}
+
+#[test]
 fn what_asks_for_more_than_an_attempt_gets_is_rejected_with_words() {
     let dev = serve("[limits]\nmax_memory = \"2Gi\"\nmax_cpu = \"2\"\nimages = [\"registry.example/etl/*\"]");
     let with =

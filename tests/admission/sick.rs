@@ -58,6 +58,23 @@ fn it_is_let_be_for_a_while_and_then_goes_on_by_itself() {
 }
 
 #[test]
+fn it_is_asked_again_although_nobody_is_left_who_would_have_found_out() {
+    let dev = serve("max_running = 6");
+    break_it(&dev);
+    let mut jobs = flood(&dev);
+    submit_all(&dev, &jobs.split_off(JOBS - 1));
+    let last = format!("j{}", JOBS - 1);
+    wait_for("the breaker to open", || {
+        fs::read_to_string(dev.home.path().join("dev.log")).unwrap().contains("let be for a while").then_some(())
+    });
+    assert!(dev.run(&["cancel", &last]).status.success());
+    dev.wait(&last, &["cancelled"]);
+    mend_it(&dev);
+    submit_all(&dev, &jobs[..1]);
+    dev.wait("j0", &["succeeded"]);
+}
+
+#[test]
 fn what_was_committed_before_a_kill_is_made_after_it_once() {
     let mut dev = serve("max_running = 6");
     break_it(&dev);

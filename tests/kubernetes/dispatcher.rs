@@ -270,8 +270,23 @@ impl Dispatcher {
     }
 }
 
+impl Dispatcher {
+    /// What a person would look at first.
+    fn remains(&self) -> String {
+        let log = self.log();
+        let from = log.lines().count().saturating_sub(80);
+        let log: Vec<&str> = log.lines().skip(from).collect();
+        let words = ["--namespace", &self.namespace.name, "get", "pods,nodes", "-o", "wide"];
+        let seen = self.namespace.cluster.kubectl().args(words).output().map(|output| stdout(&output));
+        format!("{}\n{}", log.join("\n"), seen.unwrap_or_default())
+    }
+}
+
 impl Drop for Dispatcher {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.remains());
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
         // A namespace waits for its Pods' finalizers, and nobody is left to take them off.

@@ -1,9 +1,45 @@
 //! A node that nobody hears of, and the word of a person who has looked.
 
-use super::dispatcher::{Dispatcher, pod, script};
-use crate::env::{is_alive, kubernetes::agent::Agent, scratch, stderr, wait_for};
+use super::dispatcher::{Dispatcher, Setup, pod, script};
+use crate::env::{
+    is_alive, kill,
+    kubernetes::{agent::Agent, cluster},
+    scratch, stderr, wait_for,
+};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
+
+#[test]
+fn a_strict_attempt_on_a_node_that_nobody_hears_of_ends_with_its_lease() {
+    let dispatcher = Setup::on(cluster(), "", "").program("lease = \"8s\"").start();
+    // More than can be lost.
+    let agent = Agent::start(&dispatcher.namespace, 3);
+    let place = scratch();
+    let ran = place.path().join("ran");
+    let words = format!("echo x >> {0}; [ $(wc -l < {0}) = 2 ] || exec sleep 600", ran.display());
+    for (id, words) in [("strict", words.as_str()), ("patient", "exec sleep 600")] {
+        let mut job = script(id, words);
+        job["fencing"] = json!(id);
+        job["retry"] = json!({"idempotent": true, "infrastructure_limit": 1, "backoff": "100ms"});
+        dispatcher.submit(&job);
+        dispatcher.wait(id, "executing");
+    }
+    // Both machines lose their power: nobody says so, and the Pods stand as if they ran.
+    for id in ["strict", "patient"] {
+        let standing = dispatcher.namespace.get("pod", &pod(id, 1)).unwrap();
+        agent.lose(standing["spec"]["nodeName"].as_str().unwrap());
+        kill(agent.init(&pod(id, 1)), Signal::SIGKILL);
+    }
+    let shown = dispatcher.wait("strict", "succeeded");
+    let ended = &shown["attempts"][0];
+    assert_eq!(ended["outcome"], "lost", "{shown:#}");
+    assert!(ended["verdict"].to_string().contains("its lease"), "{shown:#}");
+    assert_eq!(dispatcher.namespace.get("pod", &pod("strict", 1)).unwrap()["status"]["phase"], "Running");
+    // The negative control: without a lease nothing is concluded.
+    let patient = dispatcher.json(&["show", "patient"]);
+    assert!(patient["attempts"][0]["outcome"].is_null(), "{patient:#}");
+}
 
 #[test]
 fn an_attempt_on_a_node_that_nobody_hears_of_ends_by_a_persons_word() {
@@ -41,6 +77,7 @@ fn an_attempt_on_a_node_that_nobody_hears_of_ends_by_a_persons_word() {
     assert!(!silent.status.success() && stderr(&silent).contains("`reason`"), "{}", stderr(&silent));
     let said = dispatcher.json(&["confirm-dead", "a", "--attempt", "1", "--reason", "its machine is off"]);
     assert_eq!(said["result"], "ended");
+    dispatcher.namespace.wait_for_pod(&pod("a", 2), "a node", |pod| (!pod["spec"]["nodeName"].is_null()).then_some(()));
     wait_for("the second to run", || (runs() == "x\nx\n").then_some(()));
     // The person was wrong, for all that this test knows: what still runs is told so at its next report, and stops.
     wait_for("the first to stop", || (!is_alive(init)).then_some(()));

@@ -67,6 +67,12 @@ fn a_lost_commit_is_resolved(database: Database, at: At) {
         cut.arm(at);
         let order = ledger.begin_launch(&owner, "a", "here", "first".into()).await.unwrap().expect("it is ours");
         assert_eq!((order.id.attempt, order.uid.as_str()), (1, "first"));
+        // Of one whose cluster chooses the UID nothing is known but that it is ours.
+        cut.arm(At::Never);
+        ledger.accept(&job("b", false), "digest", 0).await.unwrap();
+        cut.arm(at);
+        let nameless = ledger.begin_launch(&owner, "b", "here", String::new()).await.unwrap().expect("it is ours, too");
+        assert_eq!((nameless.id.attempt, nameless.uid.as_str()), (1, ""));
         cut.arm(at);
         ledger.launched(&order.id, "uid").await.unwrap();
         cut.arm(at);
@@ -93,8 +99,8 @@ fn a_lost_commit_is_resolved(database: Database, at: At) {
         cut.arm(at);
         assert_eq!(ledger.retry("a", Some(1), "again").await.unwrap(), Retried::Queued);
         cut.arm(At::Never);
-        assert_eq!(cut.cuts(), 11, "each verb lost its commit once");
-        assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 1);
+        assert_eq!(cut.cuts(), 12, "each verb lost its commit once");
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 2);
         assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, 2);
         assert_eq!(fresh.count("SELECT COUNT(*) FROM records").await, 3);
         assert_eq!(fresh.count("SELECT times FROM refusals").await, 2);

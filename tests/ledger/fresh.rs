@@ -67,12 +67,12 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
 }
 
-/// Success succeeds, the rest fails; a kill is tried again, what is lost is held.
+/// Success succeeds, the rest fails; a kill is tried again as often as the job allows, what is lost is held.
 pub fn policy(case: &RetryCase<'_>) -> NextStep {
     match case.outcome {
         Outcome::Succeeded => NextStep::Succeed,
         _ if case.cancel_requested => NextStep::Cancel,
-        Outcome::Killed { .. } => {
+        Outcome::Killed { .. } if case.infrastructure_retries < case.job.retry.infrastructure_limit => {
             NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
         }
         Outcome::Lost => NextStep::Hold { question: "what now?".into() },

@@ -1,12 +1,13 @@
 //! Readings of many attempts go together, and each is told its own.
 
 use super::fresh::*;
+use crate::env::ledgers::Database;
 use sendo::{
     ledger::Error,
     record::{
         outcome::Outcome,
         phase::Phase,
-        wire::{Directive, RecordBatch},
+        wire::{AttemptId, Directive, RecordBatch},
     },
 };
 use sqlx::Executor as _;
@@ -44,25 +45,33 @@ on_each_database! {
     }
 
     async fn what_is_too_much_is_told_and_nothing_of_it_is_lost(fresh: Fresh) {
-        let id = fresh.executing(&job("a", false)).await;
+        let mut ids = Vec::new();
+        for n in 0..40 {
+            ids.push(fresh.executing(&job(&format!("j{n:02}"), false)).await);
+        }
         let mut session = fresh.place.session().await;
-        session.execute(if fresh.place.is_file() { "BEGIN IMMEDIATE" } else { "BEGIN" }).await.unwrap();
-        session.execute("UPDATE attempts SET conflicts = 0").await.unwrap();
+        let (lock, free) = match fresh.place.database {
+            Database::Sqlite => ("BEGIN IMMEDIATE", "ROLLBACK"),
+            Database::Postgresql => ("BEGIN; LOCK TABLE heartbeats", "ROLLBACK"),
+            Database::Mariadb => ("LOCK TABLES heartbeats WRITE", "UNLOCK TABLES"),
+        };
+        session.execute(lock).await.unwrap();
+        // As supervisors come back after an outage: with a hundred readings each.
         let mut tasks = Vec::new();
-        for seq in 0..12_000 {
-            let batch = RecordBatch { id: id.clone(), source: "n".into(), records: vec![usage(10 + seq)] };
+        for number in 0..400 {
+            let records = (0..100).map(|seq| usage(10 + 100 * (number % 10) + seq)).collect();
+            let id = &ids[usize::try_from(number / 10).unwrap()];
+            let batch = RecordBatch { id: id.clone(), source: "n".into(), records };
             let ledger = fresh.ledger.clone();
             tasks.push(tokio::spawn(async move { ledger.append(&batch, EVERY).await }));
-            if seq % 500 == 0 {
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
         }
         let mut busy = 0;
         while busy == 0 {
             busy = tasks.iter().filter(|task| task.is_finished()).count();
             tokio::task::yield_now().await;
         }
-        session.execute("ROLLBACK").await.unwrap();
+        session.execute(free).await.unwrap();
         let (mut kept, mut refused, mut slowest) = (0, 0, 0);
         for task in tasks {
             match task.await.unwrap() {
@@ -76,9 +85,39 @@ on_each_database! {
         }
         assert!(refused > 0 && kept > 0, "{kept} kept, {refused} refused");
         assert!(slowest > 4 * EVERY, "before it refuses it asks for less: every {slowest} ms");
+        let id = &ids[0];
         let idle = RecordBatch { id: id.clone(), source: "n".into(), records: vec![] };
         assert_eq!(fresh.ledger.append(&idle, EVERY).await.unwrap().report_every_ms, EVERY, "and no longer than that");
-        assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, kept);
-        assert_eq!(fresh.append(&id, "n", vec![phase(100_000, Phase::Stopping)]).await, Directive::Continue);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, 100 * kept);
+        assert_eq!(fresh.append(id, "n", vec![phase(100_000, Phase::Stopping)]).await, Directive::Continue);
     }
+}
+
+/// A program that died with a transaction open, say: SQLite's has the whole file, and its lock goes with it.
+async fn a_locked_attempt_holds_up_nobody_else(fresh: Fresh) {
+    let [locked, free] = [fresh.executing(&job("locked", false)).await, fresh.executing(&job("free", false)).await];
+    let mut session = fresh.place.session().await;
+    session.execute("BEGIN").await.unwrap();
+    session.execute("UPDATE attempts SET conflicts = 0 WHERE job_id = 'locked'").await.unwrap();
+    let batch = |id: &AttemptId| RecordBatch { id: id.clone(), source: "n".into(), records: vec![usage(10)] };
+    for _ in 0..20 {
+        // At the same time, so that they are of one group more often than not.
+        let (one, other) = (batch(&locked), batch(&free));
+        let (one, other) = tokio::join!(fresh.ledger.append(&one, EVERY), fresh.ledger.append(&other, EVERY));
+        assert!(matches!(one, Err(Error::Busy)), "{one:?}");
+        assert_eq!(other.unwrap().directive, Directive::Continue);
+    }
+    session.execute("ROLLBACK").await.unwrap();
+    assert_eq!(fresh.append(&locked, "n", vec![usage(10)]).await, Directive::Continue);
+    assert_eq!(fresh.count("SELECT COUNT(*) FROM heartbeats").await, 2);
+}
+
+#[test]
+fn an_attempt_that_is_locked_on_postgresql_holds_up_nobody_else() {
+    run(Database::Postgresql, a_locked_attempt_holds_up_nobody_else);
+}
+
+#[test]
+fn an_attempt_that_is_locked_on_mariadb_holds_up_nobody_else() {
+    run(Database::Mariadb, a_locked_attempt_holds_up_nobody_else);
 }

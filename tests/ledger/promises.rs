@@ -2,7 +2,7 @@
 
 use super::fresh::*;
 use sendo::{
-    ledger::{Cancelled, Retried},
+    ledger::{Cancelled, Launch, Retried},
     record::{
         Millis,
         outcome::{CursorMove, Evidence, Outcome},
@@ -67,6 +67,54 @@ on_each_database! {
         assert_eq!(fresh.append(&id, "n", vec![end(2, Outcome::Failed { exit_code: 1 })]).await, Directive::Continue);
         let view = fresh.ledger.job("a").await.unwrap();
         assert_eq!((view.summary.phase.as_str(), view.attempts[0].conflicts), ("succeeded", 1));
+    }
+
+    async fn a_retry_that_was_granted_is_not_taken_back_by_better_evidence_of_the_same(fresh: Fresh) {
+        let only_one = |id: &str| {
+            let mut job = job(id, false);
+            job.retry.infrastructure_limit = 1;
+            job
+        };
+        let [same, other] = [fresh.executing(&only_one("same")).await, fresh.executing(&only_one("other")).await];
+        for id in [&same, &other] {
+            fresh.inferred(id, Outcome::Killed { signal: 9 }, Evidence::Inference).await;
+            assert_eq!(fresh.phase(&id.job).await, "queued");
+        }
+        fresh.append(&same, "n", vec![end(2, Outcome::Killed { signal: 9 })]).await;
+        assert_eq!(fresh.phase("same").await, "queued");
+        assert_eq!(fresh.ledger.job("same").await.unwrap().attempts[0].evidence, 4);
+        // The negative control: what is not tried again at all.
+        fresh.append(&other, "n", vec![end(2, Outcome::Failed { exit_code: 1 })]).await;
+        assert_eq!(fresh.phase("other").await, "failed");
+    }
+
+    async fn a_job_that_is_over_moves_no_cursor(fresh: Fresh) {
+        let id = fresh.executing(&job("a", true)).await;
+        assert_eq!(fresh.ledger.cancel("a", "enough").await.unwrap(), Cancelled::UnderWay);
+        fresh.inferred(&id, Outcome::Lost, Evidence::Inference).await;
+        assert_eq!(fresh.phase("a").await, "cancelled");
+        let cursor = CursorMove { from_generation: 0, diff: "one".into() };
+        let late = Body::Ending { ending: Box::new(ending(Outcome::Succeeded, Some(cursor))) };
+        fresh.append(&id, "n", vec![Record { seq: 2, at: Millis(0), body: late }]).await;
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM cursors WHERE generation > 0").await, 0);
+        let view = fresh.ledger.job("a").await.unwrap();
+        assert_eq!((view.summary.phase.as_str(), view.attempts[0].conflicts), ("cancelled", 1));
+    }
+
+    async fn a_job_that_this_release_cannot_read_is_let_be(fresh: Fresh) {
+        let ledger = &fresh.ledger;
+        ledger.accept(&job("newer", false), "digest", 0).await.unwrap();
+        ledger.accept(&job("ours", false), "digest", 0).await.unwrap();
+        fresh.place.execute("UPDATE jobs SET spec = '{\"version\":1,\"id\":\"newer\",\"later\":1}' WHERE id = 'newer'").await;
+        assert_eq!(ledger.heads(0, "t", None, 10).await.unwrap().len(), 2);
+        let launch = |job: &str| Launch { job: job.into(), uid: format!("uid {job}") };
+        let launches = [launch("newer"), launch("ours")];
+        let orders = ledger.begin_launches(&owner(ledger).await, &launches, "here", &|_| Ok(())).await.unwrap();
+        assert_eq!(orders.iter().map(|order| order.id.job.as_str()).collect::<Vec<_>>(), ["ours"]);
+        // Or who admits would get the same again and again.
+        assert!(ledger.heads(0, "t", None, 10).await.unwrap().is_empty());
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM jobs WHERE id = 'newer' AND phase = 'queued'").await, 1);
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM attempts").await, 1);
     }
 
     async fn a_process_that_stops_because_it_was_told_of_its_end_does_not_cancel_its_job(fresh: Fresh) {

@@ -1,10 +1,12 @@
 //! A ledger that is away: the pollers hold what they have, ask for no more, and lose nothing.
 
-use super::served::{Served, waiting};
+use super::served::{Served, ask, waiting};
 use crate::env::{
     elasticmq::{Depth, EMPTY, elasticmq},
-    stderr,
+    sqs_proxy::{Fate, Proxy},
+    stderr, wait_for,
 };
+use serde_json::json;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, Command, Stdio},
@@ -32,6 +34,20 @@ impl Drop for Lock {
     }
 }
 
+/// Waits until a queue has handed out a message of its own so often, each time after so many seconds, and has given it up: what becomes
+/// of one that nobody holds.
+#[track_caller]
+fn wait_given_up(seconds: u32, receives: u32) {
+    let mq = elasticmq();
+    let queue = mq.queue("", seconds, receives);
+    let dead = queue.dead.unwrap();
+    mq.send(&queue.url, "nobody's");
+    wait_for("a message to be given up", || {
+        ask("ReceiveMessage", &json!({"QueueUrl": queue.url}));
+        (mq.depth(&dead) == Depth { visible: 1, in_flight: 0 }).then_some(())
+    });
+}
+
 #[test]
 fn while_the_ledger_takes_nothing_no_more_is_received_than_is_in_hand() {
     let mq = elasticmq();
@@ -50,6 +66,55 @@ fn while_the_ledger_takes_nothing_no_more_is_received_than_is_in_hand() {
     mq.wait_depth(&queue.url, EMPTY);
     assert_eq!(mq.depth(queue.dead.as_ref().unwrap()), EMPTY);
     assert_eq!(served.sql("SELECT COUNT(*) AS n FROM refusals")[0]["n"], 0);
+}
+
+#[test]
+fn a_ledger_that_answers_and_does_not_write_costs_no_message_its_receipts() {
+    let mq = elasticmq();
+    let (standard, fifo) = (mq.queue("", 2, 3), mq.queue(".fifo", 2, 3));
+    let other = format!("[[queue]]\nurl = {:?}\nendpoint = {:?}", fifo.url, mq.endpoint());
+    let served = Served::start(&standard.url, &other);
+    let lock = lock(&served);
+    for number in 0..3 {
+        mq.send(&standard.url, &waiting(&format!("standard-{number}")).to_string());
+        let (job, number) = (waiting(&format!("fifo-{number}")).to_string(), number.to_string());
+        mq.send_with(&fifo.url, &job, &[], Some("group"), Some(&number));
+    }
+    for queue in [&standard, &fifo] {
+        wait_for("messages in hand", || (mq.depth(&queue.url).in_flight > 0).then_some(()));
+    }
+    // The control: one that nobody holds is given up, after twice the receipts that ours have.
+    wait_given_up(2, 6);
+    assert_eq!(served.jobs(), Vec::<String>::new());
+    drop(lock);
+    served.wait_jobs(6);
+    for queue in [&standard, &fifo] {
+        mq.wait_depth(&queue.url, EMPTY);
+        assert_eq!(mq.depth(queue.dead.as_ref().unwrap()), EMPTY, "{}", served.log());
+    }
+    assert_eq!(served.sql("SELECT COUNT(*) AS n FROM refusals")[0]["n"], 0);
+}
+
+#[test]
+fn while_one_poller_cannot_bring_its_hand_in_the_others_ask_for_nothing() {
+    const POLLERS: usize = 3;
+    let (mq, proxy) = (elasticmq(), Proxy::start());
+    let queue = mq.queue("", 4, 100);
+    proxy.rule("ChangeMessageVisibilityBatch", Fate::FailFirstEntry, 1);
+    let served = Served::start_at(&queue.url, &proxy.endpoint, &format!("pollers = {POLLERS}"));
+    let lock = lock(&served);
+    mq.send(&queue.url, &waiting("a").to_string());
+    served.wait_log("the messages in hand are tried again");
+    served.wait_log("not held");
+    let asked = || proxy.seen("ReceiveMessage", Fate::Pass);
+    let before = asked();
+    // Longer than the long polls that were under way, of twenty seconds.
+    wait_given_up(2, 11);
+    assert_eq!(asked(), before, "{}", served.log());
+    drop(lock);
+    assert_eq!(served.wait_jobs(1), ["a"]);
+    wait_for("all pollers to go on", || (asked() >= before + POLLERS).then_some(()));
+    mq.wait_depth(&queue.url, EMPTY);
 }
 
 #[test]
@@ -77,7 +142,7 @@ fn a_full_disk_keeps_the_message_in_the_queue_until_there_is_room() {
     let home = crate::env::scratch();
     super::served::configure(home.path(), &queue.url, &mq.endpoint(), "pollers = 1");
     let mut large = waiting("large");
-    large["labels"] = serde_json::json!({"pad": "x".repeat(500_000)});
+    large["labels"] = json!({"pad": "x".repeat(500_000)});
     // The disk is full before the message is there. Tried more often than the queue hands it out: it is held, not received again.
     let script = r#"
         set -eu

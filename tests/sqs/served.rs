@@ -123,6 +123,21 @@ impl Drop for Served {
     }
 }
 
+/// Asks ElasticMQ for what the tests' client has no word for; gives back its answer.
+#[track_caller]
+pub fn ask(action: &str, request: &Value) -> Value {
+    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
+    let asked = client.post(elasticmq::elasticmq().endpoint()).header("x-amz-target", format!("AmazonSQS.{action}"));
+    let asked = asked.header("content-type", "application/x-amz-json-1.0").body(request.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (status, text) = runtime.block_on(async {
+        let answer = asked.send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    });
+    assert!(status.is_success(), "{action} {request}: {text}");
+    if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
+}
+
 /// A verb of ours with the AWS SDK's surroundings, and nothing of this machine's own.
 pub fn verb(endpoint: &str) -> Command {
     let mut command = sendo();
@@ -164,7 +179,7 @@ fn start(home: &Path) -> (Child, String) {
         if let Some(status) = process.try_wait().unwrap() {
             panic!("sendo serve ended with {status}: {text}");
         }
-        Some(text.split_once("address=")?.1.split_once('\n')?.0.trim().to_owned())
+        Some(text.split_once("address=")?.1.split_once('\n')?.0.split_whitespace().next()?.to_owned())
     });
     (process, format!("http://{address}"))
 }

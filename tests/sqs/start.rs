@@ -1,12 +1,13 @@
-//! What is said of a queue before the first message is read.
+//! What is said of a queue before the first message is read, and when it is not as it was.
 
-use super::served::{Served, configure, serve, verb, waiting};
+use super::served::{Served, ask, configure, serve, verb, waiting};
 use crate::env::{
     self,
-    elasticmq::{EMPTY, elasticmq},
+    elasticmq::{Depth, EMPTY, elasticmq},
     sqs_proxy::{Fate, Proxy},
     stderr, wait_for,
 };
+use serde_json::json;
 use std::{fs, process::Child};
 
 /// One that ends with the test, if it has not ended by itself as it should.
@@ -97,4 +98,33 @@ fn a_queue_that_cannot_be_reached_stops_nobody_and_is_read_once_it_can() {
     proxy.rule("GetQueueAttributes", Fate::Pass, 0);
     wait_for("both jobs", || (served.jobs() == ["a", "by-http"]).then_some(()));
     mq.wait_depth(&queue.url, EMPTY);
+}
+
+#[test]
+fn a_queue_that_loses_its_redrive_policy_is_not_read_until_it_has_one_again() {
+    let (mq, proxy) = (elasticmq(), Proxy::start());
+    let queue = mq.queue("", 1, 2);
+    let (url, dead) = (&queue.url, queue.dead.as_ref().unwrap());
+    let served = Served::start_at(url, &proxy.endpoint, "pollers = 1");
+    mq.send(url, &waiting("before").to_string());
+    served.wait_jobs(1);
+    mq.wait_depth(url, EMPTY);
+    // ElasticMQ takes no policy away: the queue goes, and comes back without one.
+    let policy = ask("GetQueueAttributes", &json!({"QueueUrl": url, "AttributeNames": ["RedrivePolicy"]}));
+    ask("DeleteQueue", &json!({"QueueUrl": url}));
+    let name = url.rsplit('/').next().unwrap();
+    ask("CreateQueue", &json!({"QueueName": name, "Attributes": {"VisibilityTimeout": "1"}}));
+    mq.send(url, "nonsense");
+    for part in ["the queue is not read", "no redrive policy", "give the queue a dead-letter queue"] {
+        served.wait_log(part);
+    }
+    let seen = |action| proxy.seen(action, Fate::Pass);
+    let (received, looks) = (seen("ReceiveMessage"), seen("GetQueueAttributes"));
+    mq.send(url, &waiting("after").to_string());
+    wait_for("more looks", || (seen("GetQueueAttributes") >= looks + 3).then_some(()));
+    assert_eq!((seen("ReceiveMessage"), served.jobs()), (received, vec!["before".to_owned()]));
+    ask("SetQueueAttributes", &json!({"QueueUrl": url, "Attributes": policy["Attributes"]}));
+    assert_eq!(served.wait_jobs(2), ["after", "before"]);
+    mq.wait_depth(dead, Depth { visible: 1, in_flight: 0 });
+    mq.wait_depth(url, EMPTY);
 }

@@ -21,6 +21,9 @@ pub enum Answer {
 /// Where the server names no time.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// kube's reason for an answer that is not the API server's: of a proxy or a firewall on the way.
+const NOT_ITS_OWN: &str = "Failed to parse error data";
+
 /// The meaning of an error.
 pub fn meaning(error: &kube::Error) -> Answer {
     match error {
@@ -45,6 +48,7 @@ fn of_status(status: &Status) -> Answer {
         },
         // By the authorizer, or for want of something that is not the job's: all jobs alike.
         (403, _) if is_ours(&words) => Answer::No(not_now(Hindrance::Away)),
+        (400 | 403 | 413 | 422, NOT_ITS_OWN) => Answer::No(not_now(Hindrance::Away)),
         (400 | 403 | 413 | 422, _) => refused(),
         (401 | 404, _) => Answer::No(not_now(Hindrance::Away)),
         (429, _) => {
@@ -58,8 +62,15 @@ fn of_status(status: &Status) -> Answer {
 
 /// A refusal that has nothing to do with this job's Pod.
 fn is_ours(words: &str) -> bool {
-    let unknown_account = words.contains("error looking up service account");
-    unknown_account || words.contains("because it is being terminated") || words.contains(" cannot create resource ")
+    const OURS: [&str; 5] = [
+        "error looking up service account",
+        "because it is being terminated",
+        " cannot create resource ",
+        // The template's.
+        "no PriorityClass with name",
+        "pod rejected: RuntimeClass",
+    ];
+    OURS.iter().any(|part| words.contains(part))
 }
 
 /// A resource of which the Pod alone asks for more than the quota has, by the server's words: `exceeded quota: NAME, requested:
@@ -142,6 +153,10 @@ mod tests {
                 "pods \"x\" is forbidden: error looking up service account j/s: serviceaccount \"s\" not found",
                 "Away",
             ),
+            (403, "Forbidden", "pods \"x\" is forbidden: no PriorityClass with name batch was found", "Away"),
+            (400, "", "admission webhook \"policy.example\" denied the request: no tag", "refused"),
+            (403, NOT_ITS_OWN, "<html>403 Forbidden</html>", "Away"),
+            (413, NOT_ITS_OWN, "<html>Request Entity Too Large</html>", "Away"),
             (422, "Invalid", "Pod \"x\" is invalid: spec.containers[0].image: Required value", "refused"),
             (413, "RequestEntityTooLarge", "limit is 3145728", "refused"),
             (401, "Unauthorized", "Unauthorized", "Away"),

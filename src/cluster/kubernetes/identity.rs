@@ -3,9 +3,13 @@
 //! Kubernetes vouches for the Pod: the token names its namespace, name and UID, and is for our audience alone. The keys are the API server's
 //! `/openid/v1/jwks`, read with our own client and kept; they rotate, so a token under a key that we do not know has them read again, but no oftener
 //! than [`REFETCH`]: whoever sends nonsense must not make us flood the API server. No TokenReview is needed, no Secret, and no request per report.
+//! Nobody whose key is known waits for the API server: old keys count while they are read again.
 
 use super::{name, pod::AUDIENCE};
-use crate::{cluster::Stranger, ledger::Speaker, record::wire::AttemptId};
+use crate::{
+    cluster::{Stranger, Witness},
+    ledger::Speaker,
+};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation,
     errors::ErrorKind,
@@ -20,7 +24,7 @@ use tokio::sync::{Mutex, RwLock};
 
 /// Between two readings of the keys.
 const REFETCH: Duration = Duration::from_secs(10);
-/// So old, they are read again: one may have been withdrawn. While the API server is away, the old ones count: a Pod that reports is not to suffer.
+/// So old, they are read again: one may have been withdrawn. Until they have been, the old ones count: a Pod that reports is not to suffer.
 const OLDEST: Duration = Duration::from_secs(600);
 /// Clocks differ; tokens are renewed long before their end.
 const LEEWAY_SECONDS: u64 = 30;
@@ -31,11 +35,16 @@ const ALGORITHMS: [Algorithm; 5] =
 
 /// The cluster's word for its Pods.
 pub struct Identity {
-    client: kube::Client,
     namespace: String,
+    source: Arc<Source>,
+}
+
+/// Where the keys come from, and what was read there last.
+struct Source {
+    client: kube::Client,
     keys: RwLock<Option<Arc<Keys>>>,
     /// When they were asked for last; held while they are.
-    asked: Mutex<Option<Instant>>,
+    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 /// The keys that tokens are signed with.
@@ -77,38 +86,59 @@ struct NodeRef {
 
 impl Identity {
     pub fn new(client: kube::Client, namespace: String) -> Self {
-        Self { client, namespace, keys: RwLock::default(), asked: Mutex::default() }
+        let source = Source { client, keys: RwLock::default(), asked: Arc::default() };
+        Self { namespace, source: Arc::new(source) }
     }
 
-    /// The attempt's Pod, if the token is that Pod's.
-    pub async fn identify(&self, token: &str, id: &AttemptId) -> Result<Speaker, Stranger> {
+    /// The Pod whose token it is.
+    pub async fn vouch(&self, token: &str) -> Result<Witness, Stranger> {
         let kid = key_id(token)?;
-        let mut keys = self.keys.read().await.clone();
-        let knows = |keys: &Option<Arc<Keys>>| keys.as_ref().is_some_and(|keys| keys.set.find(&kid).is_some());
-        let fresh = keys.as_ref().is_some_and(|keys| keys.read.elapsed() < OLDEST);
-        if !fresh || !knows(&keys) {
-            match self.fetch().await {
-                Ok(read) => keys = Some(read),
-                Err(_) if knows(&keys) => {}
-                Err(why) => return Err(why),
+        let kept = self.source.keys.read().await.clone();
+        let keys = match kept.filter(|keys| keys.set.find(&kid).is_some()) {
+            Some(keys) => {
+                if keys.read.elapsed() >= OLDEST {
+                    self.source.renew();
+                }
+                keys
             }
-        }
+            None => self.source.fetch().await?,
+        };
         let unknown = || Stranger::Unknown("it is signed with a key that is not this cluster's".into());
-        let keys = keys.ok_or_else(unknown)?;
         let key = keys.set.find(&kid).ok_or_else(unknown)?;
-        verify(token, key, &keys.issuer, &self.namespace, id)
+        verify(token, key, &keys.issuer, &self.namespace)
     }
+}
 
+impl Source {
     /// Reads the keys, unless somebody did a moment ago.
     async fn fetch(&self) -> Result<Arc<Keys>, Stranger> {
         let mut asked = self.asked.lock().await;
-        if asked.is_some_and(|at| at.elapsed() < REFETCH) {
+        if is_recent(*asked) {
             // What was read then counts; where nothing was, nobody can be told that he is a stranger.
             let keys = self.keys.read().await.clone().filter(|keys| keys.read.elapsed() < OLDEST);
             return keys.ok_or_else(|| Stranger::NotNow("the cluster's keys cannot be read now; ask again".into()));
         }
+        self.ask(&mut asked).await
+    }
+
+    /// Has the keys read while nobody waits, unless somebody does so or did a moment ago.
+    fn renew(self: &Arc<Self>) {
+        let Ok(mut asked) = Arc::clone(&self.asked).try_lock_owned() else { return };
+        if is_recent(*asked) {
+            return;
+        }
+        let source = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = source.ask(&mut asked).await; // the log has it
+        });
+    }
+
+    async fn ask(&self, asked: &mut Option<Instant>) -> Result<Arc<Keys>, Stranger> {
+        // Whoever waits may leave in the middle.
         *asked = Some(Instant::now());
         let read = tokio::time::timeout(FETCH_LIMIT, self.read()).await;
+        // An API server that has taken all of the time is not to be asked again at once.
+        *asked = Some(Instant::now());
         let read = read.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer")));
         let fresh = read.map_err(|why| {
             tracing::warn!(why = format!("{why:#}"), "the cluster's keys cannot be read");
@@ -125,6 +155,10 @@ impl Identity {
         let set = self.client.request_text(get("/openid/v1/jwks")?).await?;
         Ok(Keys { issuer: discovery.issuer, set: readable(&set)?, read: Instant::now() })
     }
+}
+
+fn is_recent(asked: Option<Instant>) -> bool {
+    asked.is_some_and(|at| at.elapsed() < REFETCH)
 }
 
 /// The keys that we can use; a kind that this release does not know is no reason to believe none.
@@ -144,8 +178,8 @@ fn key_id(token: &str) -> Result<String, Stranger> {
     jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid).ok_or_else(unknown)
 }
 
-/// The Pod in a good token of the attempt's.
-fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId) -> Result<Speaker, Stranger> {
+/// The Pod in a good token.
+fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str) -> Result<Witness, Stranger> {
     let unknown = |why: String| Stranger::Unknown(why);
     let header = jsonwebtoken::decode_header(token).map_err(|why| unknown(why.to_string()))?;
     if !ALGORITHMS.contains(&header.alg) {
@@ -164,10 +198,8 @@ fn verify(token: &str, key: &Jwk, issuer: &str, namespace: &str, id: &AttemptId)
         return Err(unknown(format!("it is of the namespace {}", bound.namespace)));
     }
     let pod = bound.pod.ok_or_else(|| unknown("it is bound to no Pod".into()))?;
-    if pod.name != name::pod(id) {
-        return Err(Stranger::Another(format!("the token is the Pod {}'s, and that is not the one of {id}", pod.name)));
-    }
-    Ok(Speaker { uid: pod.uid, node: bound.node.map(|node| node.name) })
+    let speaker = Speaker { uid: pod.uid, node: bound.node.map(|node| node.name) };
+    Ok(Witness { speaker, place: pod.name, place_of: name::pod })
 }
 
 /// What is wrong with a token, for whoever reads the supervisor's log.

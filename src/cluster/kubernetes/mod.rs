@@ -26,10 +26,10 @@ pub use name::pod as pod_name;
 pub use pod::Told;
 pub use settings::Settings;
 
-use super::{Cluster, Described, LaunchError, Observation, Stranger, Wait, WaitCause};
+use super::{Cluster, Described, LaunchError, Observation, Stranger, Wait, WaitCause, Witness};
 use crate::{
     dispatch::bell::Bell,
-    ledger::{self, Order, Speaker},
+    ledger::{self, Order},
     record::wire::AttemptId,
 };
 use answer::Answer;
@@ -40,12 +40,12 @@ use identity::Identity;
 use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod};
 use kube::{
     Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     config::{KubeConfigOptions, Kubeconfig},
     core::Request,
 };
 use seen::{Seen, Trimmed};
-use serde_json::json;
+use serde_json::{Value, json};
 use status::Node;
 use std::{
     collections::HashMap,
@@ -121,7 +121,7 @@ impl Kubernetes {
         let pod = self.pod(&order).map_err(anyhow::Error::msg)?;
         let params = PostParams { dry_run: true, ..PostParams::default() };
         let cluster = self.settings.name.as_str();
-        let why = match tokio::time::timeout(REQUEST_LIMIT, self.pods.create(&params, &pod)).await {
+        let why = match tokio::time::timeout(REQUEST_LIMIT, self.post(&pod, &params)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(why)) => rehearsal::meaning(&why).with_context(|| format!("cluster {cluster}"))?,
             Err(_) => "the API server does not answer".into(),
@@ -131,13 +131,13 @@ impl Kubernetes {
         Ok(())
     }
 
-    fn pod(&self, order: &Order) -> Result<Pod, String> {
+    fn pod(&self, order: &Order) -> Result<Value, String> {
         pod::pod(&self.settings, &self.template, self.told, order)
     }
 
     async fn create(&self, order: &Order) -> Result<String, LaunchError> {
         let pod = self.pod(order).map_err(LaunchError::Refused)?;
-        let created = tokio::time::timeout(REQUEST_LIMIT, self.post(&pod)).await;
+        let created = tokio::time::timeout(REQUEST_LIMIT, self.post(&pod, &PostParams::default())).await;
         let answer = match created {
             Ok(Ok(uid)) => return uid.ok_or_else(|| LaunchError::away("the API server names no UID")),
             Ok(Err(why)) => answer::meaning(&why),
@@ -156,9 +156,9 @@ impl Kubernetes {
     }
 
     /// Creates it, and gives back its UID. Of the answer nothing else is of use: what is not asked for is neither written there nor read here.
-    async fn post(&self, pod: &Pod) -> kube::Result<Option<String>> {
+    async fn post(&self, pod: &Value, params: &PostParams) -> kube::Result<Option<String>> {
         let body = serde_json::to_vec(pod).map_err(kube::Error::SerdeError)?;
-        let request = Request::new(self.pods.resource_url()).create(&PostParams::default(), body);
+        let request = Request::new(self.pods.resource_url()).create(params, body);
         let mut request = request.map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(METADATA));
         let Trimmed(created) = self.pods.clone().into_client().request(request).await?;
@@ -181,8 +181,14 @@ impl Kubernetes {
     }
 
     async fn get(&self, name: &str) -> anyhow::Result<Option<Pod>> {
-        let found = tokio::time::timeout(SHORT_LIMIT, self.pods.get_opt(name)).await;
-        Ok(found.context("the API server does not answer in time")??)
+        let request = Request::new(self.pods.resource_url()).get(name, &GetParams::default())?;
+        let client = self.pods.clone().into_client();
+        let found = tokio::time::timeout(SHORT_LIMIT, client.request(request)).await;
+        match found.context("the API server does not answer in time")? {
+            Ok(Trimmed(pod)) => Ok(Some(pod)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(why) => Err(why.into()),
+        }
     }
 
     async fn look(&self, order: &Order) -> anyhow::Result<Observation> {
@@ -326,8 +332,8 @@ impl Cluster for Kubernetes {
         Box::pin(self.let_go(id))
     }
 
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
-        Box::pin(self.identity.identify(token, id))
+    fn vouch<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Witness, Stranger>> {
+        Box::pin(self.identity.vouch(token))
     }
 
     fn gone_within(&self, id: &AttemptId) -> Option<Duration> {
@@ -341,8 +347,8 @@ impl Cluster for Kubernetes {
         }
         *looked = Some(Instant::now());
         // An end that is news is reconcile's business, and soon done with.
-        let old = ledger::now();
-        let stray = |seen: &Seen| seen.held && seen.is_over() && old.since(seen.created) > STRAY_AGE;
+        let now = ledger::now();
+        let stray = |seen: &Seen| seen.held && !seen.runs() && now.since(seen.created) > STRAY_AGE;
         self.store.select(stray).into_iter().map(|seen| seen.id).collect()
     }
 

@@ -169,6 +169,11 @@ impl Seen {
         })
     }
 
+    /// The worker's container runs, says the kubelet.
+    pub fn runs(&self) -> bool {
+        matches!(self.worker, Container::Running)
+    }
+
     /// Every container of it has ended, says the kubelet.
     pub fn is_over(&self) -> bool {
         matches!(self.phase.as_str(), "Succeeded" | "Failed") || matches!(self.worker, Container::Terminated(_))

@@ -4,7 +4,7 @@ use crate::record::{
     quantity::{Bytes, MilliCpu},
     span::Span,
 };
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
 
@@ -108,6 +108,17 @@ impl Settings {
             parsed.is_some_and(|parsed| matches!(parsed.scheme(), "http" | "https") && parsed.has_host()),
             "cluster {name}: `ledger_url`: `{url}` is no address; write it as https://sendo.example:8921/"
         );
+        let bytes = [
+            ("memory", self.memory),
+            ("disk", self.disk),
+            ("max_memory", self.max_memory),
+            ("max_disk", self.max_disk),
+        ];
+        for (key, bytes) in bytes {
+            if let Some(why) = bytes.and_then(Bytes::too_few) {
+                bail!("cluster {name}: `{key}`: {why}");
+            }
+        }
         let bare = |pattern: &String| !pattern.trim_end_matches('*').is_empty();
         ensure!(self.allow_images.iter().all(bare), "cluster {name}: `allow_images` would allow every image there is");
         ensure!(self.watch_limit.0 >= Duration::from_secs(5), "cluster {name}: `watch_limit` needs 5s at least");

@@ -56,6 +56,12 @@ pub fn asks_for_node(seen: &Seen) -> Option<&str> {
     (leaving && !matches!(seen.worker, Container::Terminated(_))).then_some(node)
 }
 
+/// Whether anything can be decided by it at once. Of a Pod that waits or runs the timer sees what is due.
+pub fn calls_for_a_look(seen: &Seen) -> bool {
+    let never = matches!(&seen.worker, Container::Waiting(words) if NEVER.contains(&words.reason.as_str()));
+    never || seen.is_over() || seen.deletion.is_some() || seen.disruption.is_some()
+}
+
 /// What the Pod means.
 pub fn observation(seen: &Seen, node: &Node, settings: &Settings, now: Millis) -> Observation {
     let pod = name::pod(&seen.id);

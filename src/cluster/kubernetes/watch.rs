@@ -3,6 +3,7 @@
 use super::{
     name,
     seen::{Seen, Trimmed},
+    status,
     store::Store,
 };
 use crate::dispatch::bell::Bell;
@@ -102,9 +103,9 @@ impl Watcher {
                     version = pod.metadata.resource_version.clone().unwrap_or(version);
                     self.store.hear();
                     if let Some(seen) = Seen::of(pod) {
-                        let id = seen.id.clone();
+                        let called = status::calls_for_a_look(&seen).then(|| seen.id.clone());
                         if self.store.put(seen) {
-                            self.bell.mark(id);
+                            called.into_iter().for_each(|id| self.bell.mark(id));
                         }
                     }
                 }

@@ -12,7 +12,7 @@
 mod process;
 
 use super::{
-    Cluster, End, LaunchError, Observation, Stranger, SupervisorExit,
+    Cluster, End, LaunchError, Observation, Stranger, SupervisorExit, Witness,
     key::{Bearer, Key},
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use process::Identity;
+pub use process::hand_down_descriptors;
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions, TryLockError},
@@ -299,14 +300,12 @@ impl Cluster for Local {
         Box::pin(async move { block_in_place(|| self.release_now(id)) })
     }
 
-    fn identify<'a>(&'a self, token: &'a str, id: &'a AttemptId) -> BoxFuture<'a, Result<Speaker, Stranger>> {
+    fn vouch<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Witness, Stranger>> {
         Box::pin(async move {
             let bearer = self.key.vouch(token);
             let bearer = bearer.ok_or_else(|| Stranger::Unknown("it is not one of ours, or no longer good".into()))?;
-            if bearer.id != *id {
-                return Err(Stranger::Another(format!("the token is for {}, the body for {id}", bearer.id)));
-            }
-            Ok(Speaker { uid: bearer.uid, node: None })
+            let speaker = Speaker { uid: bearer.uid, node: None };
+            Ok(Witness { speaker, place: bearer.id.to_string(), place_of: AttemptId::to_string })
         })
     }
 

@@ -4,7 +4,11 @@
 #![allow(unsafe_code)] // one system call between fork and exec, and signals by pid; each argues its case
 
 use anyhow::Context as _;
-use std::{fs, path::Path};
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use std::{fs, path::Path, sync::OnceLock};
+
+/// How much our processes may have open, softly and at most, where we may have more.
+static DESCRIPTORS: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
 
 /// One process, for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +111,11 @@ fn parse(stat: &str) -> Option<Stat> {
     Some(Stat { state: (*fields.first()?).to_owned(), session, start_time })
 }
 
+/// Whatever our own limit of open descriptors becomes, what we start has this one.
+pub fn hand_down_descriptors(soft: rlim_t, hard: rlim_t) {
+    let _ = DESCRIPTORS.set((soft, hard)); // a second start in one process finds what the first one made of it
+}
+
 /// Has the command's process [introduce] itself through the lock file's descriptor.
 pub fn introduce_before_exec(command: &mut tokio::process::Command, lock_file: i32) {
     // SAFETY: `introduce` makes system calls only; the descriptor is open until the spawn returns, which is after the exec.
@@ -130,6 +139,10 @@ fn introduce(lock_file: i32) -> std::io::Result<()> {
         if libc::fcntl(lock_file, libc::F_SETFD, 0) != 0 {
             return Err(std::io::Error::last_os_error());
         }
+    }
+    // Last: what is open may be more than this.
+    if let Some((soft, hard)) = DESCRIPTORS.get() {
+        setrlimit(Resource::RLIMIT_NOFILE, *soft, *hard)?;
     }
     Ok(())
 }

@@ -12,16 +12,20 @@ use crate::{
 /// What a pause is of.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Kind {
+    /// Every job there is and will be
+    All,
+    /// A tenant's jobs
     Tenant,
+    /// A definition's jobs
     Definition,
 }
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Of what; without it everything that is paused is listed
-    #[arg(requires = "name")]
     kind: Option<Kind>,
-    /// The tenant; or the definition: NAME of every tenant, or TENANT/NAME
+    /// The tenant, "" for jobs without one; or the definition: NAME of every tenant, or TENANT/NAME
+    #[arg(required_if_eq_any([("kind", "tenant"), ("kind", "definition")]))]
     name: Option<String>,
     /// Shown to whoever asks why a job waits
     #[arg(long)]
@@ -35,16 +39,18 @@ pub struct ResumeArgs {
     /// Of what
     kind: Kind,
     /// As it was paused
-    name: String,
+    #[arg(required_if_eq_any([("kind", "tenant"), ("kind", "definition")]))]
+    name: Option<String>,
     #[command(flatten)]
     common: Common,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<u8> {
     let client = Client::new(&args.common)?;
-    let list: PauseList = match args.kind.zip(args.name) {
-        Some((kind, name)) => {
-            client.post(&["v1", "pauses"], &PauseBody { kind: kind.into(), name, reason: args.reason }).await?
+    let list: PauseList = match args.kind {
+        Some(kind) => {
+            let body = PauseBody { kind: kind.into(), name: args.name.unwrap_or_default(), reason: args.reason };
+            client.post(&["v1", "pauses"], &body).await?
         }
         None => client.get(&["v1", "pauses"], &[]).await?,
     };
@@ -52,7 +58,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 pub async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
-    let body = PauseBody { kind: args.kind.into(), name: args.name, reason: None };
+    let body = PauseBody { kind: args.kind.into(), name: args.name.unwrap_or_default(), reason: None };
     let list: PauseList = Client::new(&args.common)?.post(&["v1", "pauses", "end"], &body).await?;
     say(&list, args.common.json)
 }
@@ -78,6 +84,7 @@ fn say(list: &PauseList, json: bool) -> anyhow::Result<u8> {
 impl From<Kind> for PauseKind {
     fn from(kind: Kind) -> Self {
         match kind {
+            Kind::All => Self::All,
             Kind::Tenant => Self::Tenant,
             Kind::Definition => Self::Definition,
         }

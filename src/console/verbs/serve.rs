@@ -1,6 +1,9 @@
 //! `sendo serve`.
 
-use crate::serve::{Ready, settings::Settings};
+use crate::serve::{
+    Ready,
+    settings::{self, Settings},
+};
 use anyhow::Context as _;
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +67,8 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
     settings.listen = args.listen.unwrap_or(settings.listen);
     settings.check().with_context(|| format!("understand {}", args.config.display()))?;
     let ready = Ready::new(&settings).await?;
-    tracing::info!(address = %ready.address, "serving");
+    let ledger = settings::shown(&settings.database_url(&settings.state_dir));
+    tracing::info!(address = %ready.address, ledger, "serving");
     until_told(ready).await
 }
 

@@ -86,7 +86,7 @@ proptest! {
     ) {
         let alive: Vec<_> = alive.iter().enumerate().map(|(id, job)| running(id, job)).collect();
         let limits = Limits { per_tenant: Some(tenant), per_definition: Some(definition), ..limits(100) };
-        let pauses = Pauses { tenants: [paused.to_string()].into(), definitions: ["1/2".to_owned()].into() };
+        let pauses = Pauses { tenants: [paused.to_string()].into(), definitions: ["1/2".to_owned()].into(), ..Pauses::default() };
         let counts = counted(&alive);
         let given = admit(lines(&queue), &limits, &pauses, &counts, &mut Fair::default(), room);
         prop_assert!(given.len() <= room);

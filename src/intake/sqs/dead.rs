@@ -81,7 +81,7 @@ pub async fn peek(queue: &Queue, limit: usize) -> anyhow::Result<Vec<Dead>> {
         anyhow::Ok(())
     };
     let read = read.await;
-    settle::give_back(queue, held).await;
+    settle::give_back(queue, &held).await;
     read?;
     found.truncate(limit);
     Ok(found)

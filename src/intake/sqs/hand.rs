@@ -78,8 +78,8 @@ impl Hand {
     }
 
     /// What is neither taken nor refused.
-    pub fn rest(self) -> Vec<Message> {
-        self.good.into_iter().map(|good| good.message).chain(self.bad.into_iter().map(|bad| bad.message)).collect()
+    pub fn rest(&self) -> Vec<Message> {
+        self.good.iter().map(|good| &good.message).chain(self.bad.iter().map(|bad| &bad.message)).cloned().collect()
     }
 
     /// Brings the batch into the ledger. On an error all that is not done is still in hand.

@@ -3,15 +3,15 @@
 //! ```text
 //!   receive (long poll, ten) ──> check ──> ledger, one transaction ──> delete, in one request
 //!        ^                         └─ refused: kept by (queue, message id), left to the queue's redrive
-//!        └── only when the ledger answers and nothing is in hand
+//!        └── only when the ledger answers, nothing is in hand, and no other poller's hand is stuck
 //! ```
 //!
 //! A message is deleted only after its job is committed. Killed between the two, it comes again and is known by its id. A batch that the
-//! ledger does not take is held, and is what the ledger is tried with: nothing more is received meanwhile, so that an outage costs each
-//! message in hand one receipt of the few that the queue counts before it gives the message up.
+//! ledger does not take is held, and is what the ledger is tried with: it is kept hidden, and nothing more is received meanwhile, so that an
+//! outage costs each message in hand one receipt of the few that the queue counts before it gives the message up.
 //!
-//! `settings` is what a person says of a queue, `client` the way to it, `check` what must be true of it, `receive` the pollers, `hand` what
-//! a poller holds, `settle` the end of messages; `send` and `dead` are for people.
+//! `settings` is what a person says of a queue, `client` the way to it, `check` what must be true of it, `receive` the pollers, `stuck`
+//! what they tell each other, `hand` what one of them holds, `settle` what is asked about messages in hand; `send` and `dead` are for people.
 
 mod check;
 pub mod client;
@@ -21,6 +21,7 @@ mod receive;
 pub mod send;
 pub mod settings;
 mod settle;
+mod stuck;
 
 use crate::ledger::Ledger;
 use client::Queue;
@@ -50,11 +51,13 @@ impl Intake {
     pub async fn run(self, ledger: Ledger, wake: Arc<Notify>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut pollers = JoinSet::new();
         for (queue, settings) in self.queues {
+            let stuck = stuck::Stuck::default();
             for _ in 0..settings.pollers {
                 let poller = receive::Poller {
                     queue: Arc::clone(&queue),
                     settings: settings.clone(),
                     ledger: ledger.clone(),
+                    stuck: stuck.clone(),
                     wake: Arc::clone(&wake),
                 };
                 pollers.spawn(poller.run(shutdown.clone()));

@@ -22,7 +22,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 31] = steps!(
+const STEPS: [(&str, &str); 32] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -54,22 +54,27 @@ const STEPS: [(&str, &str); 31] = steps!(
     "0029_pauses",
     "0030_attempts_confirmed_dead",
     "0031_attempts_adopted",
+    "0032_leases_trouble",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.
 pub async fn migrate(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), Error> {
     refuse_newer(oldest_reader(connection).await?)?;
-    if dialect.has_transactional_schema() {
+    let Some(unlock) = dialect.migration_unlock() else {
         let mut tx = connection.begin_with(dialect.begin()).await?;
-        lock(&mut tx, dialect).await?;
         take_steps(&mut tx, dialect).await?;
         return Ok(tx.commit().await?);
+    };
+    for patience in dialect.migration_patience() {
+        connection.execute(*patience).await?;
     }
     lock(connection, dialect).await?;
-    // Where it fails the caller gives the connection up, and the lock with it.
+    // Where it fails the caller gives the connection up, and the lock with it. Each step is a transaction of its own, or what serves meanwhile would wait for
+    // the last of them, and they for it.
     take_steps(connection, dialect).await?;
-    if let Some(unlock) = dialect.migration_unlock() {
-        connection.execute(unlock).await?;
+    connection.execute(unlock).await?;
+    for greeting in dialect.greeting() {
+        connection.execute(*greeting).await?;
     }
     Ok(())
 }

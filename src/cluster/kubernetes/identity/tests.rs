@@ -1,10 +1,14 @@
 use super::*;
+use crate::record::wire::AttemptId;
+use futures::FutureExt as _;
 use jsonwebtoken::{EncodingKey, Header};
 use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use serde_json::{Value, json};
+use std::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 
 /// A cluster's key pair.
 struct Signer {
@@ -25,8 +29,12 @@ impl Signer {
     }
 
     fn sign(&self, claims: &Value) -> String {
+        self.sign_as("k", claims)
+    }
+
+    fn sign_as(&self, kid: &str, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some("k".into());
+        header.kid = Some(kid.into());
         jsonwebtoken::encode(&header, claims, &EncodingKey::from_ec_der(&self.pkcs8)).unwrap()
     }
 }
@@ -55,7 +63,7 @@ fn claims(more: Value) -> Value {
 }
 
 fn told(signer: &Signer, token: &str) -> Result<Speaker, Stranger> {
-    verify(token, &signer.jwk, "https://kubernetes", "jobs", &id())
+    verify(token, &signer.jwk, "https://kubernetes", "jobs")?.speaks_for(&id())
 }
 
 #[test]
@@ -106,4 +114,58 @@ fn a_kind_of_key_that_is_new_does_not_hide_the_others() {
     let set = json!({"keys": [{"kty": "LATTICE", "kid": "q"}, Signer::new().jwk]}).to_string();
     assert!(readable(&set).unwrap().find("k").is_some());
     assert!(readable("{\"keys\": []}").is_err());
+}
+
+/// An API server's client, on a runtime that moves only when it is told to.
+fn identity(server: &TcpListener) -> (Runtime, Identity) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let here = runtime.enter();
+    let url = format!("http://{}", server.local_addr().unwrap()).parse().unwrap();
+    let mut config = kube::Config::new(url);
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).unwrap();
+    drop(here);
+    (runtime, Identity::new(client, "jobs".into()))
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+#[test]
+fn who_is_known_does_not_wait_for_keys_that_are_read_again() {
+    let signer = Signer::new();
+    let (runtime, identity) = identity(&listener());
+    let _here = runtime.enter();
+    let keep = |age: Duration| {
+        let (issuer, set) = ("https://kubernetes".into(), JwkSet { keys: vec![signer.jwk.clone()] });
+        let keys = Keys { issuer, set, read: Instant::now().checked_sub(age).unwrap() };
+        *identity.source.keys.try_write().unwrap() = Some(Arc::new(keys));
+    };
+    let at_once = |token: &str| identity.vouch(token).now_or_never().map(|witness| witness?.speaks_for(&id()));
+    let known = signer.sign(&claims(json!({})));
+    keep(Duration::ZERO);
+    assert_eq!(at_once(&known), Some(Ok("u".into())));
+    assert!(identity.source.asked.try_lock().is_ok(), "fresh keys are good");
+    keep(OLDEST);
+    assert_eq!(at_once(&known), Some(Ok("u".into())));
+    assert!(identity.source.asked.try_lock().is_err(), "old ones are read again");
+    assert_eq!(at_once(&known), Some(Ok("u".into())), "and count meanwhile");
+    // The control: whose key is not known waits until they have been.
+    assert_eq!(at_once(&signer.sign_as("other", &claims(json!({})))), None);
+}
+
+#[test]
+fn keys_that_could_not_be_read_are_not_asked_for_again_at_once() {
+    let server = listener();
+    let (runtime, identity) = identity(&server);
+    let refused = std::thread::spawn(move || {
+        // The connection ends with this, without an answer.
+        let _asked = server.accept().unwrap();
+        Instant::now()
+    });
+    assert!(matches!(runtime.block_on(identity.source.fetch()), Err(Stranger::NotNow(_))));
+    let asked = identity.source.asked.try_lock().unwrap();
+    assert!(*asked > Some(refused.join().unwrap()), "counted from the failure");
 }

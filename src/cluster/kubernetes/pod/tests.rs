@@ -1,5 +1,6 @@
 use super::*;
 use crate::record::wire::AttemptId;
+use k8s_openapi::api::core::v1::Pod;
 
 const TOLD: Told = Told { heartbeat: Duration::from_secs(10), linger: Duration::from_secs(600) };
 
@@ -20,8 +21,15 @@ fn order(more: Value) -> Order {
     Order { id: AttemptId { job: job.id.clone(), attempt: 2 }, uid: String::new(), job, avoid_node: None }
 }
 
+/// As the API server understands it, which drops what it does not know.
+fn typed(pod: Value) -> Value {
+    let read: Pod = serde_json::from_value(pod.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), pod, "a Pod of Kubernetes' own");
+    pod
+}
+
 fn made(settings: &Settings, template: &Template, more: Value) -> Result<Value, String> {
-    pod(settings, template, TOLD, &order(more)).map(|pod| serde_json::to_value(pod).unwrap())
+    pod(settings, template, TOLD, &order(more)).map(typed)
 }
 
 #[test]
@@ -116,7 +124,7 @@ fn a_bad_node_is_avoided_and_not_forbidden() {
     let template = Template { spec: object(json!({"affinity": affinity})), ..Template::default() };
     for (template, others) in [(Template::default(), 0), (template, 1)] {
         let order = Order { avoid_node: Some("bad".into()), ..order(json!({})) };
-        let pod = serde_json::to_value(pod(&settings(), &template, TOLD, &order).unwrap()).unwrap();
+        let pod = typed(pod(&settings(), &template, TOLD, &order).unwrap());
         let preferred = &pod["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
         let field = json!({"key": "metadata.name", "operator": "NotIn", "values": ["bad"]});
         assert_eq!(preferred[others]["preference"]["matchFields"], json!([field]));
