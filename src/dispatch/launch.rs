@@ -32,6 +32,8 @@ const MARK_WITHIN: Duration = Duration::from_millis(100);
 const AHEAD: usize = 256;
 /// No more are committed while there are so many: enough to keep the window full during the next commit, which then is worth its statements.
 const ENOUGH: usize = 128;
+/// Committed orders at the most while some of them wait for room.
+const WHILE_FULL: usize = 8;
 /// Between two tries of one order: doubled each time, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -40,8 +42,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct Tried {
     order: Order,
     tries: u32,
-    /// The last of them found no room: a quota.
-    was_full: bool,
 }
 
 /// What became of a try.
@@ -70,22 +70,28 @@ pub struct Launcher {
     known: HashSet<AttemptId>,
     /// Those of them that somebody has named meanwhile: looked at once they are made.
     named: HashSet<AttemptId>,
+    /// Those of them that found no room: a quota.
+    full: HashSet<AttemptId>,
 }
 
 impl Launcher {
     /// Takes an order that is committed, once.
     pub fn push(&mut self, order: Order) {
         if self.known.insert(order.id.clone()) {
-            self.queue.push_back(Tried { order, tries: 0, was_full: false });
+            self.queue.push_back(Tried { order, tries: 0 });
         }
     }
 
-    /// How many more orders may be committed now: none while the cluster is sick, nor while it is full, for what is committed is before whatever comes, more
-    /// urgent as it may be.
+    /// How many more orders may be committed now: none while the cluster is sick, and few while it is full, for what is committed is before whatever comes,
+    /// more urgent as it may be. A few all the same: one that is smaller may fit.
     pub fn room(&self) -> usize {
         let ahead = self.queue.len() + self.later.len();
-        let is_takable = self.breaker.is_closed() && !self.later.values().any(|tried| tried.was_full);
-        if is_takable && ahead < ENOUGH { (AHEAD - ahead) / PIECE * PIECE } else { 0 }
+        match self.breaker.is_closed() {
+            false => 0,
+            true if !self.full.is_empty() => WHILE_FULL.saturating_sub(ahead + self.under_way.len()),
+            true if ahead < ENOUGH => (AHEAD - ahead) / PIECE * PIECE,
+            true => 0,
+        }
     }
 
     /// Whether the order is being made at this moment: then nobody else may decide about it.
@@ -121,7 +127,7 @@ impl Launcher {
 
     /// So many places have ended: as many of those that found no room may have it now.
     pub fn room_is_made(&mut self, places: usize) {
-        let full = self.later.iter().filter(|(_, tried)| tried.was_full).map(|(due, _)| *due);
+        let full = self.later.iter().filter(|(_, tried)| self.full.contains(&tried.order.id)).map(|(due, _)| *due);
         let full: Vec<_> = full.take(places).collect();
         self.queue.extend(full.into_iter().filter_map(|due| self.later.remove(&due)));
     }
@@ -130,6 +136,7 @@ impl Launcher {
     fn forget(&mut self, id: &AttemptId) {
         self.known.remove(id);
         self.named.remove(id);
+        self.full.remove(id);
     }
 
     /// Why orders are not made, while the cluster is sick or has told some of them to come again.
@@ -238,9 +245,10 @@ impl Dispatcher {
 
     /// What a try says of the cluster, and where its order goes on. Gives back an order that the cluster will never have, and why.
     fn sort(&self, launcher: &mut Launcher, tries: Tries) -> Option<(AttemptId, String)> {
-        let (now, Tries { mut tried, sent, result }) = (Instant::now(), tries);
+        let (now, Tries { tried, sent, result }) = (Instant::now(), tries);
         let id = tried.order.id.clone();
         launcher.under_way.remove(&id);
+        launcher.full.remove(&id);
         match result {
             Ok(uid) => {
                 launcher.pace.answered(now - sent);
@@ -270,7 +278,9 @@ impl Dispatcher {
                     tracing::warn!(cluster = self.cluster.name(), why, "the cluster is let be for a while");
                 }
                 launcher.trouble = Some(why);
-                tried.was_full = hindrance == Hindrance::Full;
+                if hindrance == Hindrance::Full {
+                    launcher.full.insert(id);
+                }
                 launcher.again(tried, retry_after, now);
             }
         }

@@ -90,3 +90,20 @@ fn an_owner_that_stops_hands_over_and_who_stands_by_knows_why_jobs_wait() {
     let _agent = Agent::start(&other.namespace, 1);
     other.wait("another", "succeeded");
 }
+
+#[test]
+fn who_stands_by_knows_what_the_cluster_said() {
+    let workers = free_port();
+    let first = first(Database::Mariadb, free_port(), workers, "");
+    let other = Setup::replica_of(&first, workers).start();
+    first.namespace.kubectl(&["create", "quota", "closed", "--hard=pods=0"]);
+    other.submit(&script("a", "exit 0"));
+    wait_for("the other to say why", || {
+        let shown = other.json(&["show", "a"]);
+        shown["waits_for"].as_str()?.contains("exceeded quota: closed").then_some(())
+    });
+    assert_eq!(owner(&other), Some((first.pid(), 1)));
+    first.namespace.kubectl(&["delete", "quota", "closed"]);
+    let _agent = Agent::start(&other.namespace, 1);
+    other.wait("a", "succeeded");
+}

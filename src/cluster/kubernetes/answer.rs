@@ -46,6 +46,8 @@ fn of_status(status: &Status) -> Answer {
             Some(what) => Answer::No(LaunchError::Refused(format!("{what} is more than the quota's whole: {words}"))),
             None => Answer::No(not_now(Hindrance::Full)),
         },
+        // A quota that is so new that nobody has counted for it.
+        (403, _) if words.contains("status unknown for quota") => Answer::No(not_now(Hindrance::Busy)),
         // By the authorizer, or for want of something that is not the job's: all jobs alike.
         (403, _) if is_ours(&words) => Answer::No(not_now(Hindrance::Away)),
         (400 | 403 | 413 | 422, NOT_ITS_OWN) => Answer::No(not_now(Hindrance::Away)),
@@ -153,6 +155,7 @@ mod tests {
                 "pods \"x\" is forbidden: error looking up service account j/s: serviceaccount \"s\" not found",
                 "Away",
             ),
+            (403, "Forbidden", "pods \"x\" is forbidden: status unknown for quota: q, resources: pods", "Busy"),
             (403, "Forbidden", "pods \"x\" is forbidden: no PriorityClass with name batch was found", "Away"),
             (400, "", "admission webhook \"policy.example\" denied the request: no tag", "refused"),
             (403, NOT_ITS_OWN, "<html>403 Forbidden</html>", "Away"),
