@@ -15,6 +15,7 @@ use crate::{
 };
 use futures::FutureExt as _;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashSet, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -32,8 +33,6 @@ const MARK_WITHIN: Duration = Duration::from_millis(100);
 const AHEAD: usize = 256;
 /// No more are committed while there are so many: enough to keep the window full during the next commit, which then is worth its statements.
 const ENOUGH: usize = 128;
-/// Committed orders at the most while some of them wait for room.
-const WHILE_FULL: usize = 8;
 /// Between two tries of one order: doubled each time, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -82,16 +81,10 @@ impl Launcher {
         }
     }
 
-    /// How many more orders may be committed now: none while the cluster is sick, and few while it is full, for what is committed is before whatever comes,
-    /// more urgent as it may be. A few all the same: one that is smaller may fit.
+    /// How many more orders may be committed now: none while the cluster is sick.
     pub fn room(&self) -> usize {
         let ahead = self.queue.len() + self.later.len();
-        match self.breaker.is_closed() {
-            false => 0,
-            true if !self.full.is_empty() => WHILE_FULL.saturating_sub(ahead + self.under_way.len()),
-            true if ahead < ENOUGH => (AHEAD - ahead) / PIECE * PIECE,
-            true => 0,
-        }
+        if self.breaker.is_closed() && ahead < ENOUGH { (AHEAD - ahead) / PIECE * PIECE } else { 0 }
     }
 
     /// Whether the order is being made at this moment: then nobody else may decide about it.
@@ -119,17 +112,16 @@ impl Launcher {
             self.queue.retain(|tried| tried.order.id != *id);
             self.later.retain(|_, tried| tried.order.id != *id);
             self.forget(id);
-            if self.known.is_empty() {
-                self.breaker.trust_once();
-            }
         }
     }
 
-    /// So many places have ended: as many of those that found no room may have it now.
+    /// So many places have ended: as many of those that found no room may have it now, the most urgent first.
     pub fn room_is_made(&mut self, places: usize) {
-        let full = self.later.iter().filter(|(_, tried)| self.full.contains(&tried.order.id)).map(|(due, _)| *due);
-        let full: Vec<_> = full.take(places).collect();
-        self.queue.extend(full.into_iter().filter_map(|due| self.later.remove(&due)));
+        let full = self.later.iter().filter(|(_, tried)| self.full.contains(&tried.order.id));
+        let mut full: Vec<_> = full.map(|(due, tried)| (Reverse(tried.order.job.priority), *due)).collect();
+        full.sort_unstable();
+        full.truncate(places);
+        self.queue.extend(full.into_iter().filter_map(|(_, due)| self.later.remove(&due)));
     }
 
     /// Its order goes on elsewhere, or nowhere.
@@ -137,6 +129,9 @@ impl Launcher {
         self.known.remove(id);
         self.named.remove(id);
         self.full.remove(id);
+        if self.known.is_empty() {
+            self.breaker.trust_once();
+        }
     }
 
     /// Why orders are not made, while the cluster is sick or has told some of them to come again.
@@ -234,9 +229,10 @@ impl Dispatcher {
         }
         self.ledger.launched_all(&launcher.made[..count]).await?;
         launcher.made_at = (count < all).then(Instant::now);
-        for (id, _) in launcher.made.drain(..count) {
-            launcher.known.remove(&id);
-            if launcher.named.remove(&id) {
+        for (id, _) in launcher.made.drain(..count).collect::<Vec<_>>() {
+            let is_named = launcher.named.contains(&id);
+            launcher.forget(&id);
+            if is_named {
                 self.bell.mark(id);
             }
         }

@@ -157,6 +157,7 @@ impl Dispatcher {
                 () = sleep_until(earliest.into()), if earliest > now => Ok(()),
             };
             if let Err(error) = done {
+                desk.steady = Instant::now();
                 tracing::error!("{error}; tried again");
                 tokio::select! {
                     () = tokio::time::sleep(REST) => {}

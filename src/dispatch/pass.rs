@@ -46,6 +46,8 @@ const PAGES: usize = 16;
 pub struct Desk {
     /// By which we own the cluster.
     pub fence: Fence,
+    /// Since when we are the owner, and the ledger has answered: before that silence means nothing.
+    pub steady: Instant,
     /// How often others had rung when we last looked.
     pub rung: i64,
     pub launcher: Launcher,
@@ -74,6 +76,7 @@ impl Desk {
     pub fn new(fence: Fence) -> Self {
         Self {
             fence,
+            steady: Instant::now(),
             rung: 0,
             launcher: Launcher::default(),
             roster: Roster::default(),
@@ -215,7 +218,9 @@ impl Dispatcher {
         }
         let released = self.release(&ended).await?;
         desk.launcher.room_is_made(released);
-        self.release_strays().await
+        let mut strays = self.cluster.unreleased();
+        strays.retain(|id| !desk.roster.has(id));
+        self.release_strays(&strays).await
     }
 
     /// Looks at attempts that were named, at those that somebody wants cancelled, and at the next slice.
@@ -250,7 +255,7 @@ impl Dispatcher {
         let live = self.ledger.live_attempts(self.cluster.name(), ids).await?;
         let alive: HashSet<&AttemptId> = live.iter().map(|attempt| &attempt.order.id).collect();
         ids.iter().filter(|id| !alive.contains(id)).for_each(|id| desk.roster.remove(id));
-        self.reconcile(&live).await
+        self.reconcile(&live, desk.steady.elapsed()).await
     }
 
     /// Admits until there is no room or nobody is left who may go, best first.

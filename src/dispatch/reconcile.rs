@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Places that are looked at, or released, at the same time: each may be a request to the cluster.
 const AT_ONCE: usize = 16;
 
-/// A strict attempt whose Pod still stands ends so long after its lease: its own last word, which says more, is on its way by then.
+/// A strict attempt whose Pod still stands ends so long after its lease, and after an outage of ours: its own last word says more.
 const LAST_WORD: Duration = Duration::from_secs(30);
 /// From the request to cancel to KILL of the whole place; the supervisor itself needs less.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
@@ -25,11 +25,11 @@ const CANCEL_GRACE: Duration = Duration::from_secs(20);
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
-    /// One look at attempts that the ledger believes alive.
-    pub(super) async fn reconcile(&self, live: &[LiveAttempt]) -> Result<(), ledger::Error> {
+    /// One look at attempts that the ledger believes alive. For so long whoever had a word to say could say it.
+    pub(super) async fn reconcile(&self, live: &[LiveAttempt], heard: Duration) -> Result<(), ledger::Error> {
         // One that has to ask a slow API server does not keep the others waiting. Listed first: the compiler cannot see through a stream of
         // borrowing closures.
-        let looks: Vec<_> = live.iter().map(|attempt| self.reconcile_one(attempt)).collect();
+        let looks: Vec<_> = live.iter().map(|attempt| self.reconcile_one(attempt, heard)).collect();
         let mut looks = stream::iter(looks).buffer_unordered(AT_ONCE);
         while let Some(looked) = looks.next().await {
             match looked {
@@ -51,7 +51,7 @@ impl Dispatcher {
     }
 
     /// One attempt, held against what can be seen of it.
-    async fn reconcile_one(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
+    async fn reconcile_one(&self, attempt: &LiveAttempt, heard: Duration) -> Result<(), ledger::Error> {
         let order = &attempt.order;
         let cancelled = attempt.cancel_requested.is_some();
         match self.cluster.observe(order).await {
@@ -60,11 +60,11 @@ impl Dispatcher {
                 if cancelled {
                     self.stop(order, CANCEL_GRACE).await;
                 }
-                self.stands(attempt).await
+                self.stands(attempt, heard).await
             }
             Observation::Waiting { uid, wait } => {
                 self.exists(attempt, &uid).await?;
-                self.wait(attempt, &wait).await
+                self.wait(attempt, &wait, heard).await
             }
             Observation::Absent if attempt.launching && !attempt.granted && !cancelled => {
                 self.create(order);
@@ -89,8 +89,8 @@ impl Dispatcher {
     }
 
     /// The Pod of a dead node stands for ever, as if it ran. A strict attempt's lease knows better.
-    async fn stands(&self, attempt: &LiveAttempt) -> Result<(), ledger::Error> {
-        let over = attempt.lease_until.filter(|until| ledger::now().since(*until) > LAST_WORD);
+    async fn stands(&self, attempt: &LiveAttempt, heard: Duration) -> Result<(), ledger::Error> {
+        let over = attempt.lease_until.filter(|until| heard > LAST_WORD && ledger::now().since(*until) > LAST_WORD);
         if let Some(until) = over {
             let why = "its Pod stands, and nothing has been heard of it since";
             self.ledger.end_by_lease(&attempt.order.id, proof::by_lease(until, why)).await?;
@@ -99,14 +99,14 @@ impl Dispatcher {
     }
 
     /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
-    async fn wait(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
+    async fn wait(&self, attempt: &LiveAttempt, wait: &Wait, heard: Duration) -> Result<(), ledger::Error> {
         let id = &attempt.order.id;
         let end = match attempt.cancel_requested {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
         if attempt.nonce.is_some() {
-            return self.began(attempt, wait).await;
+            return self.began(attempt, wait, heard).await;
         }
         // An adopted one too: a container that waits has never run.
         let Some(end) = end else { return Ok(()) };
@@ -121,7 +121,7 @@ impl Dispatcher {
     }
 
     /// It had leave, and yet its place looks as if nothing had ever run there: a kubelet that has forgotten a container.
-    async fn began(&self, attempt: &LiveAttempt, wait: &Wait) -> Result<(), ledger::Error> {
+    async fn began(&self, attempt: &LiveAttempt, wait: &Wait, heard: Duration) -> Result<(), ledger::Error> {
         let cancelled = attempt.cancel_requested.is_some();
         if cancelled {
             self.stop(&attempt.order, CANCEL_GRACE).await;
@@ -136,7 +136,7 @@ impl Dispatcher {
                 )
                 .await
             }
-            false => self.stands(attempt).await,
+            false => self.stands(attempt, heard).await,
         }
     }
 
@@ -193,11 +193,22 @@ impl Dispatcher {
 
     /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it
     /// leaves alone: it may have been restored from a backup.
-    pub(super) async fn release_strays(&self) -> Result<(), ledger::Error> {
-        let strays = self.ledger.released_of(&self.cluster.unreleased()).await?;
-        let releases: Vec<_> = strays.iter().map(|order| self.release_one(order)).collect();
-        stream::iter(releases).buffer_unordered(AT_ONCE).for_each(async |_| {}).await;
+    pub(super) async fn release_strays(&self, strays: &[AttemptId]) -> Result<(), ledger::Error> {
+        let strays = self.ledger.released_of(strays).await?;
+        let releases: Vec<_> = strays.iter().map(|order| self.release_stray(order)).collect();
+        stream::iter(releases).buffer_unordered(AT_ONCE).for_each(async |()| {}).await;
         Ok(())
+    }
+
+    /// Its end is in the ledger already, and nobody waits for the proof of another. One that has not begun is asked to go.
+    async fn release_stray(&self, order: &Order) {
+        let waits = matches!(self.cluster.observe(order).await, Observation::Waiting { .. });
+        if waits && !self.stop(order, LEAST_GRACE).await {
+            return;
+        }
+        if let Err(why) = self.cluster.release(&order.id).await {
+            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet");
+        }
     }
 
     /// The cluster cannot tell. A lease that is over can: its supervisor has killed everything before. Without one nothing is decided.

@@ -82,6 +82,10 @@ impl Roster {
         self.attempts.len()
     }
 
+    pub fn has(&self, id: &AttemptId) -> bool {
+        self.attempts.contains_key(id)
+    }
+
     /// Starts again from the ledger's word.
     pub fn renew(&mut self, running: Vec<Running>) {
         self.attempts.clear();

@@ -223,11 +223,14 @@ impl Dialect {
         }
     }
 
-    /// Said before the tables' steps: a long ledger's index takes as long as it takes, and whoever is before us in the queue for the lock, too.
-    pub fn migration_patience(self) -> &'static [&'static str] {
+    /// Said before and behind the migrations' lock: whoever is before us in its queue takes as long as a long ledger's index does; but a step that waits for a
+    /// table keeps everybody else from it.
+    pub fn migration_patience(self) -> [Option<&'static str>; 2] {
         match self {
-            Self::Postgres => &["SET statement_timeout = 0; SET lock_timeout = '60s'"],
-            Self::Sqlite | Self::MySql | Self::MariaDb => &[],
+            Self::Postgres => {
+                [Some("SET statement_timeout = 0; SET lock_timeout = '60s'"), Some("SET lock_timeout = '3s'")]
+            }
+            Self::Sqlite | Self::MySql | Self::MariaDb => [None, None],
         }
     }
 

@@ -117,7 +117,10 @@ impl Ledger {
         let mut next = policy(job.own_retries, job.infrastructure_retries);
         // The retry that the first evidence paid for is not taken back for want of another.
         if attempt.ended && job.phase == Phase::Queued && next == NextStep::Fail {
-            next = policy(0, 0);
+            let code = attempt.outcome.as_deref().unwrap_or_default();
+            let [own, infrastructure] = if Outcome::is_infrastructures(code) { [0, 1] } else { [1, 0] };
+            next =
+                policy(job.own_retries.saturating_sub(own), job.infrastructure_retries.saturating_sub(infrastructure));
         }
         // A job that has succeeded has moved its cursor, and one that is over moves none any more.
         let may_succeed = !attempt.ended || may_move(Some(job.phase), Phase::Succeeded, Writer::HigherEvidence);

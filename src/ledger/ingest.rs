@@ -13,12 +13,17 @@ use sqlx::Row as _;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Readings that wait at the most, an empty batch for one: what a database writes in two seconds, so that whoever asked is still there when it is his turn.
 /// Behind that the answer is [`Error::Busy`], and supervisors keep their readings.
 const QUEUE: usize = 30_000;
+
+/// An attempt that somebody has locked is waited for, without a connection: another writer's group is gone in a moment, a dead program's lock is not.
+const LOCKED_FOR: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Batches of one transaction at the most, as a power of two.
 const LARGEST: usize = 8;
@@ -38,6 +43,8 @@ enum Told {
     Kept(Directive),
     /// It is not for a group.
     Alone,
+    /// Somebody else has its attempt locked.
+    Locked,
     Failed(Error),
 }
 
@@ -52,6 +59,17 @@ struct Live {
 pub struct Queue {
     waiting: mpsc::UnboundedSender<Waiting>,
     room: Arc<Semaphore>,
+}
+
+impl Queue {
+    async fn ask(&self, batch: &Arc<RecordBatch>) -> Result<Told, Error> {
+        let weight = u32::try_from(batch.records.len().clamp(1, QUEUE)).unwrap_or(1);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(weight).map_err(|_| Error::Busy)?;
+        let (answer, told) = oneshot::channel();
+        let gone = || Error::Unavailable(sqlx::Error::PoolClosed);
+        self.waiting.send(Waiting { batch: Arc::clone(batch), answer, _room: room }).map_err(|_| gone())?;
+        told.await.map_err(|_| gone())
+    }
 }
 
 /// Starts the writers, which end with the last queue.
@@ -108,16 +126,16 @@ impl Ledger {
         if !batch.records.iter().all(|record| matches!(record.body, Body::Usage { .. })) {
             return Ok(None);
         }
-        let weight = u32::try_from(batch.records.len().clamp(1, QUEUE)).unwrap_or(1);
-        let room = Arc::clone(&queue.room).try_acquire_many_owned(weight).map_err(|_| Error::Busy)?;
-        let (answer, told) = oneshot::channel();
-        let waiting = Waiting { batch: Arc::new(batch.clone()), answer, _room: room };
-        queue.waiting.send(waiting).map_err(|_| Error::Unavailable(sqlx::Error::PoolClosed))?;
-        match told.await {
-            Ok(Told::Kept(directive)) => Ok(Some(directive)),
-            Ok(Told::Alone) => Ok(None),
-            Ok(Told::Failed(error)) => Err(error),
-            Err(_) => Err(Error::Unavailable(sqlx::Error::PoolClosed)),
+        let batch = Arc::new(batch.clone());
+        let until = Instant::now() + LOCKED_FOR;
+        loop {
+            match queue.ask(&batch).await? {
+                Told::Kept(directive) => return Ok(Some(directive)),
+                Told::Alone => return Ok(None),
+                Told::Failed(error) => return Err(error),
+                Told::Locked if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
+                Told::Locked => return Err(Error::Busy),
+            }
         }
     }
 
@@ -141,7 +159,7 @@ impl Ledger {
         let missing: BTreeSet<&str> = jobs.iter().copied().filter(|job| !live.contains_key(*job)).collect();
         let locked = self.locked(&mut tx, &missing).await?;
         let alone = |batch: &RecordBatch| {
-            if locked.contains(&batch.id.job) { Told::Failed(Error::Busy) } else { Told::Alone }
+            if locked.contains(&batch.id.job) { Told::Locked } else { Told::Alone }
         };
         if counting.is_empty() {
             return Ok(batches.iter().map(|batch| alone(batch)).collect());
@@ -163,8 +181,8 @@ impl Ledger {
         Ok(batches.iter().map(|batch| told(batch)).collect())
     }
 
-    /// Those of the jobs whose attempt lives, and which somebody else has locked: a program that died with it, perhaps. Whoever waits for that needs a
-    /// connection, and there are few.
+    /// Those of the jobs whose attempt lives, and which somebody else has locked: a program that died with it, perhaps. To wait for that in the database
+    /// would take a connection each, and there are few.
     async fn locked(&self, tx: &mut Tx, missing: &BTreeSet<&str>) -> Result<HashSet<String>, Error> {
         if missing.is_empty() || !self.dialect.locks_rows() {
             return Ok(HashSet::new());

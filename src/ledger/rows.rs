@@ -34,6 +34,8 @@ pub struct AttemptRow {
     pub executing: bool,
     /// Under `fencing: strict`: nothing of it runs after this moment of the ledger's clock.
     pub lease_until: Option<Millis>,
+    /// How it ended, as far as is known.
+    pub outcome: Option<String>,
     /// Rank of the evidence that its end stands on; 0 before.
     pub evidence: i64,
     /// Found on the cluster by a ledger that was restored to a time before it.
@@ -77,7 +79,7 @@ impl Ledger {
     }
 
     pub(super) async fn attempt_row(&self, tx: &mut Tx, id: &AttemptId) -> Result<Option<AttemptRow>, Error> {
-        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, evidence, adopted_ms FROM attempts \
+        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, outcome, evidence, adopted_ms FROM attempts \
                          WHERE job_id = ? AND attempt = ?{for_update}";
         let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         let row = query.fetch_optional(&mut **tx).await?;
@@ -89,6 +91,7 @@ impl Ledger {
                 granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
                 executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
                 lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
+                outcome: row.try_get("outcome")?,
                 evidence: row.try_get("evidence")?,
                 adopted: row.try_get::<Option<i64>, _>("adopted_ms")?.is_some(),
             })

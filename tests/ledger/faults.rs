@@ -200,7 +200,8 @@ fn a_crash_loses_and_doubles_nothing(database: Database, mut server: Server) {
             }));
         }
         for step in 1..=WRITERS * EACH {
-            progress.recv().await.unwrap();
+            let next = tokio::time::timeout(env::LIMIT, progress.recv()).await;
+            next.expect("the writers go on").unwrap();
             if step == WRITERS * EACH / 4 || step == WRITERS * EACH / 2 {
                 server.crash(u32::from(step == WRITERS * EACH / 2));
             }

@@ -100,7 +100,7 @@ async fn a_locked_attempt_holds_up_nobody_else(fresh: Fresh) {
     session.execute("BEGIN").await.unwrap();
     session.execute("UPDATE attempts SET conflicts = 0 WHERE job_id = 'locked'").await.unwrap();
     let batch = |id: &AttemptId| RecordBatch { id: id.clone(), source: "n".into(), records: vec![usage(10)] };
-    for _ in 0..20 {
+    for _ in 0..3 {
         // At the same time, so that they are of one group more often than not.
         let (one, other) = (batch(&locked), batch(&free));
         let (one, other) = tokio::join!(fresh.ledger.append(&one, EVERY), fresh.ledger.append(&other, EVERY));

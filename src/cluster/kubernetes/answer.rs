@@ -50,7 +50,7 @@ fn of_status(status: &Status) -> Answer {
         (403, _) if words.contains("status unknown for quota") => Answer::No(not_now(Hindrance::Busy)),
         // By the authorizer, or for want of something that is not the job's: all jobs alike.
         (403, _) if is_ours(&words) => Answer::No(not_now(Hindrance::Away)),
-        (400 | 403 | 413 | 422, NOT_ITS_OWN) => Answer::No(not_now(Hindrance::Away)),
+        (400 | 403 | 422, NOT_ITS_OWN) => Answer::No(not_now(Hindrance::Busy)),
         (400 | 403 | 413 | 422, _) => refused(),
         (401 | 404, _) => Answer::No(not_now(Hindrance::Away)),
         (429, _) => {
@@ -158,8 +158,8 @@ mod tests {
             (403, "Forbidden", "pods \"x\" is forbidden: status unknown for quota: q, resources: pods", "Busy"),
             (403, "Forbidden", "pods \"x\" is forbidden: no PriorityClass with name batch was found", "Away"),
             (400, "", "admission webhook \"policy.example\" denied the request: no tag", "refused"),
-            (403, NOT_ITS_OWN, "<html>403 Forbidden</html>", "Away"),
-            (413, NOT_ITS_OWN, "<html>Request Entity Too Large</html>", "Away"),
+            (403, NOT_ITS_OWN, "<html>403 Forbidden</html>", "Busy"),
+            (413, NOT_ITS_OWN, "<html>Request Entity Too Large</html>", "refused"),
             (422, "Invalid", "Pod \"x\" is invalid: spec.containers[0].image: Required value", "refused"),
             (413, "RequestEntityTooLarge", "limit is 3145728", "refused"),
             (401, "Unauthorized", "Unauthorized", "Away"),

@@ -348,7 +348,7 @@ impl Cluster for Kubernetes {
         *looked = Some(Instant::now());
         // An end that is news is reconcile's business, and soon done with.
         let now = ledger::now();
-        let stray = |seen: &Seen| seen.held && !seen.runs() && now.since(seen.created) > STRAY_AGE;
+        let stray = |seen: &Seen| seen.held && (seen.is_over() || !seen.runs()) && now.since(seen.created) > STRAY_AGE;
         self.store.select(stray).into_iter().map(|seen| seen.id).collect()
     }
 

@@ -3,14 +3,22 @@
 //! What is done is recorded in sqlx's table, so that ledgers of the first release go on. The order of things is ours: sqlx's own lock is none
 //! on MariaDB, and a step that MySQL did and could not record any more would stop it for ever.
 
-use super::{Error, dialect::Dialect};
+use super::{
+    Error,
+    dialect::{Dialect, Fault, fault},
+};
 use sqlx::{
     AnyConnection, Connection as _, Executor as _, Row as _,
     migrate::{Migrate as _, MigrateError, Migration, MigrationType},
 };
+use std::time::Duration;
 
 /// What this release can read. A migration that older releases cannot live with raises `ledger_format.oldest_reader`.
 pub const FORMAT: i64 = 1;
+
+/// How often a step is tried again that finds its table in use, and when.
+const TRIES: u32 = 20;
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// From here on the ledger says who can read it.
 const FORMAT_STEP: &str = "0013_ledger_format_1";
@@ -65,10 +73,14 @@ pub async fn migrate(connection: &mut AnyConnection, dialect: Dialect) -> Result
         take_steps(&mut tx, dialect).await?;
         return Ok(tx.commit().await?);
     };
-    for patience in dialect.migration_patience() {
-        connection.execute(*patience).await?;
+    let [before, behind] = dialect.migration_patience();
+    if let Some(patience) = before {
+        connection.execute(patience).await?;
     }
     lock(connection, dialect).await?;
+    if let Some(patience) = behind {
+        connection.execute(patience).await?;
+    }
     // Where it fails the caller gives the connection up, and the lock with it. Each step is a transaction of its own, or what serves meanwhile would wait for
     // the last of them, and they for it.
     take_steps(connection, dialect).await?;
@@ -117,7 +129,22 @@ async fn take_steps(connection: &mut AnyConnection, dialect: Dialect) -> Result<
 
 /// Takes one step. One that an earlier control program began, and could not record any more, may be done: each is a statement that is whole or nothing.
 async fn take_step(connection: &mut AnyConnection, step: &Migration, unsure: bool) -> Result<(), Error> {
-    match connection.apply(DONE, step).await {
+    let mut taken = connection.apply(DONE, step).await;
+    for _ in 0..TRIES {
+        match &taken {
+            // Somebody reads the table for long: a backup, say.
+            Err(MigrateError::ExecuteMigration(error, _)) if fault(error) == Fault::Conflict => {
+                tracing::warn!(
+                    step = &*step.description,
+                    "{error}; the ledger's tables are brought up to date a little later"
+                );
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            _ => break,
+        }
+        taken = connection.apply(DONE, step).await;
+    }
+    match taken {
         Err(MigrateError::ExecuteMigration(error, _)) if unsure && Dialect::is_done_already(&error) => {
             forget_unsure(connection).await?;
             connection.skip(DONE, step).await.map_err(Error::Migrate)
