@@ -169,8 +169,15 @@ impl Dispatcher {
     async fn release_one(&self, order: &Order) -> Option<AttemptId> {
         let may_go = match self.cluster.observe(order).await {
             Observation::Ended(_) | Observation::Absent => true,
-            // It never began, and without a grant never will: no end of it is to come that anybody would wait for.
-            Observation::Waiting { .. } => self.stop(order, LEAST_GRACE).await,
+            // It never began, and without a grant never will: no end of it is to come that anybody would wait for. One that had leave has run, faster than
+            // the cluster told: it stays for people to look at, once that has caught up.
+            Observation::Waiting { wait, .. } => match self.ledger.was_granted(&order.id).await {
+                Ok(has_run) => (!has_run || wait.limit.is_zero()) && self.stop(order, LEAST_GRACE).await,
+                Err(error) => {
+                    tracing::warn!(job = order.id.job, "{error}; not released yet");
+                    false
+                }
+            },
             // Its supervisor may still be on its way out, unless somebody knows better.
             Observation::Alive { .. } => match self.ledger.is_confirmed_dead(&order.id).await {
                 Ok(is_dead) => is_dead && self.stop(order, LEAST_GRACE).await,

@@ -162,6 +162,14 @@ impl Ledger {
         Ok(readable(&query.fetch_all(&self.pool).await?, order))
     }
 
+    /// Whether the attempt ever had leave to start.
+    pub async fn was_granted(&self, id: &AttemptId) -> Result<bool, Error> {
+        let statement = "SELECT granted_at_ms FROM attempts WHERE job_id = ? AND attempt = ?";
+        let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
+        let row = query.fetch_optional(&self.pool).await?;
+        Ok(row.map(|row| row.try_get::<Option<i64>, _>("granted_at_ms")).transpose()?.flatten().is_some())
+    }
+
     /// Those of the attempts that have ended, and whose places were released.
     pub async fn released_of(&self, ids: &[AttemptId]) -> Result<Vec<Order>, Error> {
         let mut orders = Vec::new();
