@@ -16,7 +16,7 @@ use crate::{
 use futures::FutureExt as _;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -66,17 +66,23 @@ pub struct Launcher {
     /// Why the cluster took nothing when it was last asked, for people.
     trouble: Option<String>,
     /// Each order here, wherever it stands.
-    known: HashSet<AttemptId>,
-    /// Those of them that somebody has named meanwhile: looked at once they are made.
-    named: HashSet<AttemptId>,
-    /// Those of them that found no room: a quota.
-    full: HashSet<AttemptId>,
+    known: HashMap<AttemptId, Known>,
+}
+
+/// What is kept of an order beside the order.
+#[derive(Default)]
+struct Known {
+    /// Somebody has named it meanwhile: it is looked at once it is made.
+    is_named: bool,
+    /// It found no room at its last try: a quota.
+    is_kept_out: bool,
 }
 
 impl Launcher {
     /// Takes an order that is committed, once.
     pub fn push(&mut self, order: Order) {
-        if self.known.insert(order.id.clone()) {
+        if let Entry::Vacant(entry) = self.known.entry(order.id.clone()) {
+            entry.insert(Known::default());
             self.queue.push_back(Tried { order, tries: 0 });
         }
     }
@@ -94,21 +100,17 @@ impl Launcher {
 
     /// Whether the order will be made by and by.
     pub fn has(&self, id: &AttemptId) -> bool {
-        self.known.contains(id)
+        self.known.contains_key(id)
     }
 
     /// The same of an order that was named: what it was named for is looked at once it is made.
     pub fn keeps(&mut self, id: &AttemptId) -> bool {
-        let is_known = self.has(id);
-        if is_known {
-            self.named.insert(id.clone());
-        }
-        is_known
+        self.known.get_mut(id).map(|known| known.is_named = true).is_some()
     }
 
     /// Takes an order back that is not under way, so that its end can be written.
     pub fn withdraw(&mut self, id: &AttemptId) {
-        if self.known.contains(id) && !self.is_under_way(id) {
+        if self.has(id) && !self.is_under_way(id) {
             self.queue.retain(|tried| tried.order.id != *id);
             self.later.retain(|_, tried| tried.order.id != *id);
             self.forget(id);
@@ -117,21 +119,21 @@ impl Launcher {
 
     /// So many places have ended: as many of those that found no room may have it now, the most urgent first.
     pub fn room_is_made(&mut self, places: usize) {
-        let full = self.later.iter().filter(|(_, tried)| self.full.contains(&tried.order.id));
-        let mut full: Vec<_> = full.map(|(due, tried)| (Reverse(tried.order.job.priority), *due)).collect();
-        full.sort_unstable();
-        full.truncate(places);
-        self.queue.extend(full.into_iter().filter_map(|(_, due)| self.later.remove(&due)));
+        let is_kept_out = |id| self.known.get(id).is_some_and(|known| known.is_kept_out);
+        let kept_out = self.later.iter().filter(|(_, tried)| is_kept_out(&tried.order.id));
+        let mut next: Vec<_> = kept_out.map(|(due, tried)| (Reverse(tried.order.job.priority), *due)).collect();
+        next.sort_unstable();
+        next.truncate(places);
+        self.queue.extend(next.into_iter().filter_map(|(_, due)| self.later.remove(&due)));
     }
 
-    /// Its order goes on elsewhere, or nowhere.
-    fn forget(&mut self, id: &AttemptId) {
-        self.known.remove(id);
-        self.named.remove(id);
-        self.full.remove(id);
+    /// Its order goes on elsewhere, or nowhere. Says whether somebody has named it.
+    fn forget(&mut self, id: &AttemptId) -> bool {
+        let known = self.known.remove(id);
         if self.known.is_empty() {
             self.breaker.trust_once();
         }
+        known.is_some_and(|known| known.is_named)
     }
 
     /// Why orders are not made, while the cluster is sick or has told some of them to come again.
@@ -211,7 +213,9 @@ impl Dispatcher {
             refused.extend(self.sort(launcher, tries));
         }
         self.start_creating(launcher);
-        refused.iter().for_each(|(id, _)| launcher.forget(id));
+        for (id, _) in &refused {
+            launcher.forget(id);
+        }
         for (id, why) in refused {
             self.ledger.end_attempt(&id, proof::refused(&why, ledger::now())).await?;
             self.bell.mark(id);
@@ -230,9 +234,7 @@ impl Dispatcher {
         self.ledger.launched_all(&launcher.made[..count]).await?;
         launcher.made_at = (count < all).then(Instant::now);
         for (id, _) in launcher.made.drain(..count).collect::<Vec<_>>() {
-            let is_named = launcher.named.contains(&id);
-            launcher.forget(&id);
-            if is_named {
+            if launcher.forget(&id) {
                 self.bell.mark(id);
             }
         }
@@ -244,7 +246,10 @@ impl Dispatcher {
         let (now, Tries { tried, sent, result }) = (Instant::now(), tries);
         let id = tried.order.id.clone();
         launcher.under_way.remove(&id);
-        launcher.full.remove(&id);
+        let is_kept_out = matches!(result, Err(LaunchError::NotNow { hindrance: Hindrance::Full, .. }));
+        if let Some(known) = launcher.known.get_mut(&id) {
+            known.is_kept_out = is_kept_out;
+        }
         match result {
             Ok(uid) => {
                 launcher.pace.answered(now - sent);
@@ -274,9 +279,6 @@ impl Dispatcher {
                     tracing::warn!(cluster = self.cluster.name(), why, "the cluster is let be for a while");
                 }
                 launcher.trouble = Some(why);
-                if hindrance == Hindrance::Full {
-                    launcher.full.insert(id);
-                }
                 launcher.again(tried, retry_after, now);
             }
         }

@@ -100,15 +100,15 @@ impl Dispatcher {
 
     /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
     async fn wait(&self, attempt: &LiveAttempt, wait: &Wait, heard: Duration) -> Result<(), ledger::Error> {
+        if attempt.nonce.is_some() {
+            return self.began(attempt, wait, heard).await;
+        }
         let id = &attempt.order.id;
+        // Of an adopted one too: a container that waits has never run.
         let end = match attempt.cancel_requested {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
         };
-        if attempt.nonce.is_some() {
-            return self.began(attempt, wait, heard).await;
-        }
-        // An adopted one too: a container that waits has never run.
         let Some(end) = end else { return Ok(()) };
         // Before the end: the next attempt goes by it.
         if let Some(node) = &wait.node {
@@ -167,35 +167,36 @@ impl Dispatcher {
 
     /// The attempt's end is in the ledger: its place may go, once nothing runs there. Gives back the attempt if it went.
     async fn release_one(&self, order: &Order) -> Option<AttemptId> {
-        let may_go = match self.cluster.observe(order).await {
+        let seen = self.cluster.observe(order).await;
+        let may_go = self.may_go(order, &seen).await.unwrap_or_else(|error| {
+            tracing::warn!(job = order.id.job, "{error}; not released yet");
+            false
+        });
+        let stands = matches!(seen, Observation::Waiting { .. } | Observation::Alive { .. });
+        let goes = may_go && (!stands || self.stop(order, LEAST_GRACE).await) && self.let_go(order).await;
+        goes.then(|| order.id.clone())
+    }
+
+    /// Whether nothing that is still to be seen of an ended attempt's place would tell anybody anything.
+    async fn may_go(&self, order: &Order, seen: &Observation) -> Result<bool, ledger::Error> {
+        Ok(match seen {
             Observation::Ended(_) | Observation::Absent => true,
-            // It never began, and without a grant never will: no end of it is to come that anybody would wait for. One that had leave has run, faster than
-            // the cluster told: it stays for people to look at, once that has caught up.
-            Observation::Waiting { wait, .. } => match self.ledger.was_granted(&order.id).await {
-                Ok(has_run) => (!has_run || wait.limit.is_zero()) && self.stop(order, LEAST_GRACE).await,
-                Err(error) => {
-                    tracing::warn!(job = order.id.job, "{error}; not released yet");
-                    false
-                }
-            },
+            // It never began, and without a grant never will. One that had leave has run, faster than the cluster told: it stays for people to look at,
+            // once that has caught up.
+            Observation::Waiting { wait, .. } => wait.limit.is_zero() || !self.ledger.was_granted(&order.id).await?,
             // Its supervisor may still be on its way out, unless somebody knows better.
-            Observation::Alive { .. } => match self.ledger.is_confirmed_dead(&order.id).await {
-                Ok(is_dead) => is_dead && self.stop(order, LEAST_GRACE).await,
-                Err(error) => {
-                    tracing::warn!(job = order.id.job, "{error}; not released yet");
-                    false
-                }
-            },
+            Observation::Alive { .. } => self.ledger.is_confirmed_dead(&order.id).await?,
             Observation::Unknown(_) => false,
-        };
-        if !may_go {
-            return None;
-        }
+        })
+    }
+
+    /// Lets go of what only the running needed; false if that could not be done now.
+    async fn let_go(&self, order: &Order) -> bool {
         let released = self.cluster.release(&order.id).await;
         let trouble = |why: &anyhow::Error| {
             tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet")
         };
-        released.inspect_err(trouble).is_ok().then(|| order.id.clone())
+        released.inspect_err(trouble).is_ok()
     }
 
     /// Places that came into being after their attempt was over: a request to make one may be late. What the ledger does not know it
@@ -210,11 +211,8 @@ impl Dispatcher {
     /// Its end is in the ledger already, and nobody waits for the proof of another. One that has not begun is asked to go.
     async fn release_stray(&self, order: &Order) {
         let waits = matches!(self.cluster.observe(order).await, Observation::Waiting { .. });
-        if waits && !self.stop(order, LEAST_GRACE).await {
-            return;
-        }
-        if let Err(why) = self.cluster.release(&order.id).await {
-            tracing::warn!(job = order.id.job, why = format!("{why:#}"), "cannot be released yet");
+        if !waits || self.stop(order, LEAST_GRACE).await {
+            self.let_go(order).await;
         }
     }
 

@@ -66,6 +66,22 @@ pub enum Budget {
     Memory,
 }
 
+impl Budget {
+    /// The word in the ledger's column.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Infrastructure => "infrastructure",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The budget of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Own, Self::Infrastructure, Self::Memory].into_iter().find(|budget| budget.as_str() == word)
+    }
+}
+
 impl Ledger {
     /// Ends an attempt on evidence that does not come from its supervisor's records.
     pub async fn end_attempt(&self, id: &AttemptId, end: AttemptEnd) -> Result<(), Error> {
@@ -103,24 +119,29 @@ impl Ledger {
         if attempt.ended && end.ending.outcome == Outcome::Cancelled && !job.cancel_requested {
             return self.count_conflict(tx, id, "it ran on after its end, and stopped when it was told").await;
         }
-        let policy = |own_retries, infrastructure_retries| {
+        let cancel_requested = job.cancel_requested;
+        let policy = |job: &Job, own_retries, infrastructure_retries| {
             (self.retry)(&RetryCase {
-                job: &job.job,
+                job,
                 outcome: &end.ending.outcome,
                 may_have_run: attempt.may_have_run() && !end.ending.outcome.never_ran(),
                 commit: end.ending.commit.as_ref(),
                 own_retries,
                 infrastructure_retries,
-                cancel_requested: job.cancel_requested,
+                cancel_requested,
             })
         };
-        let mut next = policy(job.own_retries, job.infrastructure_retries);
+        let mut next = policy(&job.job, job.own_retries, job.infrastructure_retries);
         // The retry that the first evidence paid for is not taken back for want of another.
         if attempt.ended && job.phase == Phase::Queued && next == NextStep::Fail {
-            let code = attempt.outcome.as_deref().unwrap_or_default();
-            let [own, infrastructure] = if Outcome::is_infrastructures(code) { [0, 1] } else { [1, 0] };
-            next =
-                policy(job.own_retries.saturating_sub(own), job.infrastructure_retries.saturating_sub(infrastructure));
+            let paid = |budget| u32::from(attempt.retry_budget == Some(budget));
+            let mut had = job.job.clone();
+            had.resources.memory = attempt.memory.or(had.resources.memory);
+            next = policy(
+                &had,
+                job.own_retries.saturating_sub(paid(Budget::Own)),
+                job.infrastructure_retries.saturating_sub(paid(Budget::Infrastructure)),
+            );
         }
         // A job that has succeeded has moved its cursor, and one that is over moves none any more.
         let may_succeed = !attempt.ended || may_move(Some(job.phase), Phase::Succeeded, Writer::HigherEvidence);
@@ -139,7 +160,7 @@ impl Ledger {
         if attempt.ended {
             self.correct(tx, job, id, &next, &end).await
         } else {
-            self.follow(tx, job, &next, &end).await
+            self.follow(tx, job, id, &next, &end).await
         }
     }
 
@@ -165,11 +186,24 @@ impl Ledger {
     }
 
     /// The first evidence of an attempt's end: the next step goes into the job's row.
-    async fn follow(&self, tx: &mut Tx, job: &mut JobRow, next: &NextStep, end: &AttemptEnd) -> Result<(), Error> {
+    async fn follow(
+        &self,
+        tx: &mut Tx,
+        job: &mut JobRow,
+        id: &AttemptId,
+        next: &NextStep,
+        end: &AttemptEnd,
+    ) -> Result<(), Error> {
         self.show_verdict(tx, job, end).await?;
         if let NextStep::Retry { after, budget, memory } = next {
             job.job.resources.memory = memory.or(job.job.resources.memory);
             self.use_budget(tx, job, *budget, *memory, super::now().plus(*after)).await?;
+            self.sql("UPDATE attempts SET retry_budget = ? WHERE job_id = ? AND attempt = ?")
+                .bind(budget.as_str())
+                .bind(id.job.clone())
+                .bind(i64::from(id.attempt))
+                .execute(&mut **tx)
+                .await?;
         }
         let to = next.phase();
         if job.phase == Phase::Queued && to == Phase::Succeeded {

@@ -3,7 +3,7 @@
 use super::{
     Error, Fence, Ledger, Tx,
     batch::{Batch, LazyBatch},
-    rows::{job, number},
+    rows::{bytes, job, number},
     transact::Again,
 };
 use crate::record::{
@@ -288,9 +288,8 @@ fn bind_ids<'q>(query: super::Statement<'q>, places: &[&Place]) -> super::Statem
 
 fn queued(row: &sqlx::any::AnyRow, uids: &HashMap<&str, &str>) -> Result<Queued, Error> {
     let id: String = row.try_get("id")?;
-    let memory = row.try_get::<Option<i64>, _>("memory_bytes")?.and_then(|bytes| u64::try_from(bytes).ok()).map(Bytes);
     let mut job = job(row.try_get("spec")?)?;
-    job.resources.memory = memory.or(job.resources.memory);
+    job.resources.memory = bytes(row, "memory_bytes")?.or(job.resources.memory);
     let outcome: Option<String> = row.try_get("outcome")?;
     // The hint lasts until an attempt has run on another node.
     let node: Option<String> = row.try_get("node")?;

@@ -4,9 +4,9 @@ use super::{
     Error, Ledger, Tx,
     batch::{Batch, LazyBatch},
     launch::Order,
-    rows::{job, number, phase},
+    rows::{bytes, job, number, phase},
 };
-use crate::record::{Millis, phase::Phase, quantity::Bytes, wire::AttemptId};
+use crate::record::{Millis, phase::Phase, wire::AttemptId};
 use futures::TryStreamExt as _;
 use sqlx::{Row as _, any::AnyRow};
 use std::collections::{HashMap, HashSet};
@@ -205,8 +205,7 @@ fn readable<T>(rows: &[AnyRow], read: fn(&AnyRow) -> Result<T, Error>) -> Vec<T>
 fn order(row: &AnyRow) -> Result<Order, Error> {
     let id = AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? };
     let mut job = job(row.try_get("spec")?)?;
-    let memory = row.try_get::<Option<i64>, _>("memory_bytes")?.and_then(|bytes| u64::try_from(bytes).ok()).map(Bytes);
-    job.resources.memory = memory.or(job.resources.memory);
+    job.resources.memory = bytes(row, "memory_bytes")?.or(job.resources.memory);
     Ok(Order { id, uid: row.try_get("uid")?, job, avoid_node: row.try_get("avoid_node")? })
 }
 

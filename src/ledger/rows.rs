@@ -1,7 +1,7 @@
 //! Rows of `jobs` and `attempts` as the other files need them: read under the lock of a writing transaction, the job's before its attempt's, so that
 //! two transactions on one job wait for each other and never in a circle.
 
-use super::{Error, Ledger, Tx, adopt::NO_CONTENT};
+use super::{Error, Ledger, Tx, adopt::NO_CONTENT, fold::Budget};
 use crate::record::{
     Millis,
     job::Job,
@@ -34,8 +34,10 @@ pub struct AttemptRow {
     pub executing: bool,
     /// Under `fencing: strict`: nothing of it runs after this moment of the ledger's clock.
     pub lease_until: Option<Millis>,
-    /// How it ended, as far as is known.
-    pub outcome: Option<String>,
+    /// What it had, if that was said.
+    pub memory: Option<Bytes>,
+    /// What paid for the retry that followed its end, if one did.
+    pub retry_budget: Option<Budget>,
     /// Rank of the evidence that its end stands on; 0 before.
     pub evidence: i64,
     /// Found on the cluster by a ledger that was restored to a time before it.
@@ -62,8 +64,7 @@ impl Ledger {
         let row = self.sql(statement).bind(id.to_owned()).fetch_optional(&mut **tx).await?;
         row.map(|row| {
             let mut job = job(row.try_get("spec")?)?;
-            let grown = row.try_get::<Option<i64>, _>("memory_bytes")?.and_then(|bytes| u64::try_from(bytes).ok());
-            job.resources.memory = grown.map(Bytes).or(job.resources.memory);
+            job.resources.memory = bytes(&row, "memory_bytes")?.or(job.resources.memory);
             Ok(JobRow {
                 job,
                 phase: phase(row.try_get("phase")?)?,
@@ -79,7 +80,8 @@ impl Ledger {
     }
 
     pub(super) async fn attempt_row(&self, tx: &mut Tx, id: &AttemptId) -> Result<Option<AttemptRow>, Error> {
-        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, outcome, evidence, adopted_ms FROM attempts \
+        let statement = "SELECT state, nonce, cursor_generation, granted_at_ms, executing_at_ms, lease_until_ms, memory_bytes, retry_budget, \
+                         evidence, adopted_ms FROM attempts \
                          WHERE job_id = ? AND attempt = ?{for_update}";
         let query = self.sql(statement).bind(id.job.clone()).bind(i64::from(id.attempt));
         let row = query.fetch_optional(&mut **tx).await?;
@@ -91,7 +93,8 @@ impl Ledger {
                 granted: row.try_get::<Option<i64>, _>("granted_at_ms")?.is_some(),
                 executing: row.try_get::<Option<i64>, _>("executing_at_ms")?.is_some(),
                 lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
-                outcome: row.try_get("outcome")?,
+                memory: bytes(&row, "memory_bytes")?,
+                retry_budget: row.try_get::<Option<String>, _>("retry_budget")?.as_deref().and_then(Budget::parse),
                 evidence: row.try_get("evidence")?,
                 adopted: row.try_get::<Option<i64>, _>("adopted_ms")?.is_some(),
             })
@@ -184,4 +187,9 @@ pub fn phase(text: String) -> Result<Phase, Error> {
 pub fn number(row: &AnyRow, column: &'static str) -> Result<u32, Error> {
     let number: i64 = row.try_get(column)?;
     u32::try_from(number).map_err(|why| Error::Unreadable { table: column, why: why.to_string() })
+}
+
+/// An amount in a column.
+pub fn bytes(row: &AnyRow, column: &'static str) -> Result<Option<Bytes>, Error> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.and_then(|bytes| u64::try_from(bytes).ok()).map(Bytes))
 }

@@ -128,23 +128,6 @@ impl Outcome {
         }
     }
 
-    /// The same by the code alone; of one that was killed it is likely.
-    pub fn is_infrastructures(code: &str) -> bool {
-        const CODES: [&str; 10] = [
-            "killed",
-            "drained",
-            "fenced",
-            "lost",
-            "evicted",
-            "preempted",
-            "node_lost",
-            "deleted",
-            "never_granted",
-            "container_not_started",
-        ];
-        CODES.contains(&code)
-    }
-
     /// The transfer's process certainly never ran, so nothing can have been written.
     pub fn never_ran(&self) -> bool {
         let not_placed = matches!(self, Self::CreateFailed | Self::ImageUnavailable | Self::Unschedulable);

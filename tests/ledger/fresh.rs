@@ -67,11 +67,16 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap()
 }
 
-/// Success succeeds, the rest fails; a kill is tried again as often as the job allows, what is lost is held.
+/// Success succeeds, the rest fails; a kill is tried again as often as the job allows, with all the memory that it may have after too little; what is
+/// lost is held.
 pub fn policy(case: &RetryCase<'_>) -> NextStep {
     match case.outcome {
         Outcome::Succeeded => NextStep::Succeed,
         _ if case.cancel_requested => NextStep::Cancel,
+        Outcome::OutOfMemory if case.job.resources.memory < case.job.resources.memory_max => {
+            let memory = case.job.resources.memory_max;
+            NextStep::Retry { after: Duration::ZERO, budget: Budget::Memory, memory }
+        }
         Outcome::Killed { .. } if case.infrastructure_retries < case.job.retry.infrastructure_limit => {
             NextStep::Retry { after: Duration::ZERO, budget: Budget::Infrastructure, memory: None }
         }

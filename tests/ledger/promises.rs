@@ -7,6 +7,7 @@ use sendo::{
         Millis,
         outcome::{CursorMove, Evidence, Outcome},
         phase::Phase,
+        quantity::Bytes,
         wire::{AttemptId, Body, Directive, GrantAnswer, GrantRequest, Record},
     },
 };
@@ -86,6 +87,27 @@ on_each_database! {
         // The negative control: what is not tried again at all.
         fresh.append(&other, "n", vec![end(2, Outcome::Failed { exit_code: 1 })]).await;
         assert_eq!(fresh.phase("other").await, "failed");
+    }
+
+    async fn a_retry_with_more_memory_is_not_taken_back_by_better_evidence_of_the_same(fresh: Fresh) {
+        let mut growing = job("growing", false);
+        (growing.resources.memory, growing.resources.memory_max) = (Some(Bytes(1 << 30)), Some(Bytes(2 << 30)));
+        let mut still = growing.clone();
+        (still.id, still.resources.memory_max) = ("still".into(), still.resources.memory);
+        let [grown, same] = [fresh.executing(&growing).await, fresh.executing(&still).await];
+        for id in [&grown, &same] {
+            fresh.inferred(id, Outcome::OutOfMemory, Evidence::ExitCode).await;
+            fresh.append(id, "n", vec![end(2, Outcome::OutOfMemory)]).await;
+        }
+        assert_eq!(fresh.phase("growing").await, "queued");
+        assert_eq!(
+            fresh.count("SELECT COUNT(*) FROM attempts WHERE job_id = 'growing' AND retry_budget = 'memory'").await,
+            1
+        );
+        // The negative control: one that may not grow, and has no other retries.
+        assert_eq!(fresh.phase("still").await, "failed");
+        // And nobody gives back what was never paid.
+        assert_eq!(fresh.count("SELECT COUNT(*) FROM jobs WHERE own_retries <> 0").await, 0);
     }
 
     async fn a_job_that_is_over_moves_no_cursor(fresh: Fresh) {

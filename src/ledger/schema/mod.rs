@@ -30,7 +30,7 @@ macro_rules! steps {
     ($($file:literal),* $(,)?) => { [$(($file, include_str!(concat!($file, ".sql")))),*] };
 }
 
-const STEPS: [(&str, &str); 32] = steps!(
+const STEPS: [(&str, &str); 33] = steps!(
     "0001_jobs",
     "0002_jobs_by_phase",
     "0003_jobs_by_age",
@@ -63,6 +63,7 @@ const STEPS: [(&str, &str); 32] = steps!(
     "0030_attempts_confirmed_dead",
     "0031_attempts_adopted",
     "0032_leases_trouble",
+    "0033_attempts_retry_budget",
 );
 
 /// Brings the schema up to this release's, unless a newer release has made it unreadable for us. Control programs that start at once take turns.

@@ -1,0 +1,1 @@
+ALTER TABLE attempts ADD COLUMN retry_budget VARCHAR(16)
