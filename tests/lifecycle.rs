@@ -225,6 +225,29 @@ fn a_job_whose_place_has_vanished_can_be_cancelled() {
 }
 
 #[test]
+fn the_next_job_of_an_incremental_definition_does_not_start_beside_one_that_has_vanished() {
+    let dev = Dev::start(&[]);
+    let job = |id: &str, command: &str| {
+        let embulk = json!({"config": {"in": {}, "out": {}}, "incremental": true});
+        json!({"version": 1, "id": id, "tenant": "t", "definition": "d", "command": ["sh", "-c", command], "embulk": embulk})
+    };
+    dev.accepted(&job("first", "exec sleep 600"));
+    dev.wait("first", &["executing"]);
+    let supervisor = dev.supervisor_pid("first", 1);
+    std::fs::rename(dev.attempt("first", 1), dev.home.path().join("elsewhere")).unwrap();
+    kill(supervisor, Signal::SIGKILL);
+    dev.accepted(&job("second", "true"));
+    assert_eq!(dev.run(&["cancel", "first"]).status.code(), Some(0));
+    let log = || std::fs::read_to_string(dev.home.path().join("dev.log")).unwrap();
+    wait_for("the program to say what it needs", || log().contains("its place has vanished").then_some(()));
+    assert_eq!((dev.phases("first").last().unwrap().as_str(), dev.phases("second").len()), ("executing", 1));
+    let said = ["confirm-dead", "first", "--attempt", "1", "--reason", "its process is gone"];
+    assert_eq!(dev.run(&said).status.code(), Some(0));
+    dev.wait("first", &["cancelled"]);
+    dev.wait("second", &["held"]);
+}
+
+#[test]
 fn a_cancel_reaches_a_job_wherever_it_stands() {
     let dev = Dev::start(&["--max-running", "1"]);
     dev.accepted(&script("running", "trap 'exit 9' TERM; while :; do sleep 0.05; done"));

@@ -11,6 +11,11 @@ const ONE: u64 = 1 << 20;
 /// Tenants that are remembered before those without a claim are forgotten.
 const REMEMBERED: usize = 10_000;
 
+/// What a tenant has, for its weight.
+pub fn share(running: usize, weight: u32) -> u64 {
+    u64::try_from(running).unwrap_or(u64::MAX).saturating_mul(ONE) / u64::from(weight.max(1))
+}
+
 /// The clock. Its loss at a take-over costs nobody more than one turn.
 #[derive(Debug, Clone, Default)]
 pub struct Fair {
@@ -21,8 +26,7 @@ pub struct Fair {
 impl Fair {
     /// The least goes first.
     pub fn turn(&self, tenant: &str, running: usize, weight: u32) -> (u64, u64) {
-        let share = u64::try_from(running).unwrap_or(u64::MAX).saturating_mul(ONE) / u64::from(weight.max(1));
-        (share, self.next.get(tenant).copied().unwrap_or_default().max(self.clock))
+        (share(running, weight), self.next.get(tenant).copied().unwrap_or_default().max(self.clock))
     }
 
     /// A job of the tenant goes.

@@ -2,12 +2,21 @@
 //!
 //! ```text
 //!   permits ──commit──> queue ──> creating (pace, breaker) ──> made ──mark──> launched
-//!                         ^  later <── not now ──┘    └──> refused: the attempt has ended
+//!                         ^  later <── not now ──┤    └──> refused: the attempt has ended
+//!                         └─ kept out <── no room ┘
 //! ```
 //! The ledger has every order before it is here. Whatever interrupts this, reconcile finds the committed order and gives it again; a place
 //! that exists counts.
 
-use super::{Dispatcher, breaker::Breaker, jitter::jittered, pace::Pace, proof};
+use super::{
+    Dispatcher,
+    breaker::Breaker,
+    jitter::jittered,
+    kept_out::{Due, KeptOut, Standings},
+    pace::Pace,
+    pass::Desk,
+    proof,
+};
 use crate::{
     cluster::{Hindrance, LaunchError},
     ledger::{self, Order, Place},
@@ -15,7 +24,6 @@ use crate::{
 };
 use futures::FutureExt as _;
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet, VecDeque, hash_map::Entry},
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -33,14 +41,28 @@ const MARK_WITHIN: Duration = Duration::from_millis(100);
 const AHEAD: usize = 256;
 /// No more are committed while there are so many: enough to keep the window full during the next commit, which then is worth its statements.
 const ENOUGH: usize = 128;
+/// Orders that may wait for a quota. Beyond [`ENOUGH`] one of each tenant and priority, so that everybody's most urgent has its turn at the door.
+const AT_THE_DOOR: usize = 1024;
 /// Between two tries of one order: doubled each time, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// An order and how often it was tried.
 pub struct Tried {
-    order: Order,
+    pub order: Order,
     tries: u32,
+    /// Who came first is first, among equals.
+    pub arrival: u64,
+}
+
+impl Tried {
+    pub fn new(order: Order, arrival: u64) -> Self {
+        Self { order, tries: 0, arrival }
+    }
+
+    pub fn tenant(&self) -> &str {
+        self.order.job.tenant.as_deref().unwrap_or_default()
+    }
 }
 
 /// What became of a try.
@@ -55,7 +77,10 @@ pub struct Tries {
 pub struct Launcher {
     queue: VecDeque<Tried>,
     /// Told to come again; by when, then by arrival.
-    later: BTreeMap<(Instant, u64), Tried>,
+    later: BTreeMap<Due, Tried>,
+    kept_out: KeptOut,
+    /// So many more of those may go now.
+    places: usize,
     arrivals: u64,
     creating: JoinSet<Tries>,
     under_way: HashSet<AttemptId>,
@@ -70,27 +95,55 @@ pub struct Launcher {
 }
 
 /// What is kept of an order beside the order.
-#[derive(Default)]
 struct Known {
+    tenant: String,
+    priority: i32,
     /// Somebody has named it meanwhile: it is looked at once it is made.
     is_named: bool,
     /// It found no room at its last try: a quota.
     is_kept_out: bool,
+    /// Its attempt ended while it was under way: it is not tried again.
+    is_over: bool,
 }
 
 impl Launcher {
     /// Takes an order that is committed, once.
     pub fn push(&mut self, order: Order) {
         if let Entry::Vacant(entry) = self.known.entry(order.id.clone()) {
-            entry.insert(Known::default());
-            self.queue.push_back(Tried { order, tries: 0 });
+            let (tenant, priority) = (order.job.tenant.clone().unwrap_or_default(), order.job.priority);
+            entry.insert(Known { tenant, priority, is_named: false, is_kept_out: false, is_over: false });
+            self.arrivals += 1;
+            self.queue.push_back(Tried::new(order, self.arrivals));
         }
     }
 
     /// How many more orders may be committed now: none while the cluster is sick.
     pub fn room(&self) -> usize {
-        let ahead = self.queue.len() + self.later.len();
-        if self.breaker.is_closed() && ahead < ENOUGH { (AHEAD - ahead) / PIECE * PIECE } else { 0 }
+        match self.ahead() {
+            _ if !self.breaker.is_closed() => 0,
+            ahead @ ..ENOUGH => (AHEAD - ahead) / PIECE * PIECE,
+            ahead if self.is_crowded() => (AT_THE_DOOR.saturating_sub(ahead)).min(PIECE),
+            _ => 0,
+        }
+    }
+
+    fn ahead(&self) -> usize {
+        self.queue.len() + self.later.len() + self.kept_out.len()
+    }
+
+    /// Whether there is room for those alone who do not wait [here](Self::lines) yet: a quota is full.
+    pub fn is_crowded(&self) -> bool {
+        !self.kept_out.is_empty() && self.ahead() >= ENOUGH
+    }
+
+    /// The tenants of the orders here, each with its highest priority.
+    pub fn lines(&self) -> HashMap<&str, i32> {
+        let mut lines = HashMap::new();
+        for known in self.known.values() {
+            let highest = lines.entry(&*known.tenant).or_insert(known.priority);
+            *highest = known.priority.max(*highest);
+        }
+        lines
     }
 
     /// Whether the order is being made at this moment: then nobody else may decide about it.
@@ -108,23 +161,40 @@ impl Launcher {
         self.known.get_mut(id).map(|known| known.is_named = true).is_some()
     }
 
-    /// Takes an order back that is not under way, so that its end can be written.
+    /// Takes an order back, so that its end can be written; one that is under way once it has come back.
     pub fn withdraw(&mut self, id: &AttemptId) {
-        if self.has(id) && !self.is_under_way(id) {
+        let is_under_way = self.is_under_way(id);
+        let Some(known) = self.known.get_mut(id) else { return };
+        known.is_over = is_under_way;
+        if !is_under_way {
             self.queue.retain(|tried| tried.order.id != *id);
             self.later.retain(|_, tried| tried.order.id != *id);
+            self.kept_out.remove(id);
             self.forget(id);
         }
     }
 
-    /// So many places have ended: as many of those that found no room may have it now, the most urgent first.
+    /// So many places have ended: as many of those kept out may go now.
     pub fn room_is_made(&mut self, places: usize) {
-        let is_kept_out = |id| self.known.get(id).is_some_and(|known| known.is_kept_out);
-        let kept_out = self.later.iter().filter(|(_, tried)| is_kept_out(&tried.order.id));
-        let mut next: Vec<_> = kept_out.map(|(due, tried)| (Reverse(tried.order.job.priority), *due)).collect();
-        next.sort_unstable();
-        next.truncate(places);
-        self.queue.extend(next.into_iter().filter_map(|(_, due)| self.later.remove(&due)));
+        self.places += places;
+    }
+
+    /// Lets go whose turn it is of those kept out: as many as there are places for, or one at a time, to find out whether there are.
+    fn let_in(&mut self, now: Instant, standings: Standings<'_>) {
+        let places = std::mem::take(&mut self.places);
+        if self.kept_out.is_empty() {
+            return;
+        }
+        let under_way = self.kept_out_under_way();
+        self.queue.extend(self.kept_out.take(places.saturating_sub(under_way), standings));
+        if under_way + places == 0 {
+            self.queue.extend(self.kept_out.take_due(now, standings));
+        }
+    }
+
+    /// How many of those that were kept out are tried again.
+    fn kept_out_under_way(&self) -> usize {
+        self.known.values().filter(|known| known.is_kept_out).count() - self.kept_out.len()
     }
 
     /// Its order goes on elsewhere, or nowhere. Says whether somebody has named it.
@@ -138,7 +208,8 @@ impl Launcher {
 
     /// Why orders are not made, while the cluster is sick or has told some of them to come again.
     pub fn trouble(&self) -> Option<&str> {
-        if self.breaker.is_closed() && self.later.is_empty() { None } else { self.trouble.as_deref() }
+        let is_well = self.breaker.is_closed() && self.later.is_empty() && self.kept_out.is_empty();
+        if is_well { None } else { self.trouble.as_deref() }
     }
 
     /// When there is something to do without anybody's call.
@@ -150,7 +221,8 @@ impl Launcher {
         } else {
             self.breaker.open_until().max(self.pace.held_until(Instant::now()))
         };
-        [marks, later, held].into_iter().flatten().min()
+        let kept_out = self.kept_out.due().filter(|_| self.kept_out_under_way() == 0);
+        [marks, later, kept_out, held].into_iter().flatten().min()
     }
 
     /// Waits for the next place; for ever while none is under way. May be dropped while it waits.
@@ -164,19 +236,21 @@ impl Launcher {
         }
     }
 
-    fn again(&mut self, mut tried: Tried, retry_after: Option<Duration>, now: Instant) {
+    /// When an order may be tried again, and the order, tried once more.
+    fn again(&mut self, mut tried: Tried, retry_after: Option<Duration>, now: Instant) -> (Due, Tried) {
         tried.tries += 1;
         let wait = FIRST_WAIT.saturating_mul(1 << (tried.tries - 1).min(10)).min(LONGEST_WAIT);
         let wait = jittered(wait.max(retry_after.unwrap_or_default()), random());
         self.arrivals += 1;
-        self.later.insert((now + wait, self.arrivals), tried);
+        ((now + wait, self.arrivals), tried)
     }
 }
 
 impl Dispatcher {
     /// Gives as many orders to the cluster as it takes now.
-    pub(super) fn start_creating(&self, launcher: &mut Launcher) {
-        let now = Instant::now();
+    pub(super) fn start_creating(&self, desk: &mut Desk) {
+        let (launcher, now) = (&mut desk.launcher, Instant::now());
+        launcher.let_in(now, Standings { limits: &self.limits, counts: desk.roster.counts() });
         while let Some(entry) = launcher.later.first_entry().filter(|entry| entry.key().0 <= now) {
             launcher.queue.push_back(entry.remove());
         }
@@ -203,21 +277,23 @@ impl Dispatcher {
     }
 
     /// Settles what became of a place, and of all others that are ready: the marks of those that exist in one transaction.
-    pub(super) async fn settle(&self, launcher: &mut Launcher, first: Tries) -> Result<(), ledger::Error> {
+    pub(super) async fn settle(&self, desk: &mut Desk, first: Tries) -> Result<(), ledger::Error> {
         let mut settled = vec![first];
-        while let Some(Ok(tries)) = launcher.creating.try_join_next() {
+        while let Some(Ok(tries)) = desk.launcher.creating.try_join_next() {
             settled.push(tries);
         }
         let mut refused = Vec::new();
         for tries in settled {
-            refused.extend(self.sort(launcher, tries));
+            refused.extend(self.sort(&mut desk.launcher, tries));
         }
-        self.start_creating(launcher);
+        self.start_creating(desk);
+        let launcher = &mut desk.launcher;
         for (id, _) in &refused {
             launcher.forget(id);
         }
         for (id, why) in refused {
-            self.ledger.end_attempt(&id, proof::refused(&why, ledger::now())).await?;
+            // One that has leave all the same was made by an earlier try: looked at, like all that is marked.
+            self.ledger.end_ungranted(&id, proof::refused(&why, ledger::now())).await?;
             self.bell.mark(id);
         }
         self.mark(launcher, false).await
@@ -246,14 +322,15 @@ impl Dispatcher {
         let (now, Tries { tried, sent, result }) = (Instant::now(), tries);
         let id = tried.order.id.clone();
         launcher.under_way.remove(&id);
-        let is_kept_out = matches!(result, Err(LaunchError::NotNow { hindrance: Hindrance::Full, .. }));
-        if let Some(known) = launcher.known.get_mut(&id) {
-            known.is_kept_out = is_kept_out;
-        }
+        let is_full = matches!(result, Err(LaunchError::NotNow { hindrance: Hindrance::Full, .. }));
+        let was_kept_out =
+            launcher.known.get_mut(&id).is_some_and(|known| std::mem::replace(&mut known.is_kept_out, is_full));
         match result {
             Ok(uid) => {
                 launcher.pace.answered(now - sent);
                 launcher.breaker.answered();
+                // Where there was room for one there may be more.
+                launcher.room_is_made(usize::from(was_kept_out));
                 launcher.made.push((id, (uid != tried.order.uid).then_some(uid)));
                 launcher.made_at = launcher.made_at.or(Some(now));
             }
@@ -279,7 +356,14 @@ impl Dispatcher {
                     tracing::warn!(cluster = self.cluster.name(), why, "the cluster is let be for a while");
                 }
                 launcher.trouble = Some(why);
-                launcher.again(tried, retry_after, now);
+                let (due, tried) = launcher.again(tried, retry_after, now);
+                if launcher.known.get(&id).is_none_or(|known| known.is_over) {
+                    launcher.forget(&id);
+                } else if is_full {
+                    launcher.kept_out.insert(due, tried);
+                } else {
+                    launcher.later.insert(due, tried);
+                }
             }
         }
         None

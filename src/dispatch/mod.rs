@@ -12,6 +12,7 @@ mod breaker;
 pub mod caps;
 mod fair;
 mod jitter;
+mod kept_out;
 mod launch;
 mod pace;
 mod pass;
@@ -134,14 +135,14 @@ impl Dispatcher {
         let mut news = tokio::time::interval(NEWS_EVERY);
         news.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !shutdown.is_cancelled() && owned.borrow_and_update().as_ref() == Some(&desk.fence) {
-            self.start_creating(&mut desk.launcher);
+            self.start_creating(&mut desk);
             let (due, is_hungry) = (desk.launcher.due(), desk.is_hungry());
             let now = Instant::now();
             let done = tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = owned.changed() => Ok(()),
                 _ = news.tick(), if self.ledger.is_shared() => self.hear(&mut desk).await,
-                tries = desk.launcher.next() => self.settle(&mut desk.launcher, tries).await,
+                tries = desk.launcher.next() => self.settle(&mut desk, tries).await,
                 () = until(due), if due.is_some() => self.mark(&mut desk.launcher, false).await,
                 () = sleep_until(tick.into()) => {
                     tick = now.max(tick) + PASS_EVERY;

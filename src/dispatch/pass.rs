@@ -51,13 +51,13 @@ pub struct Desk {
     /// How often others had rung when we last looked.
     pub rung: i64,
     pub launcher: Launcher,
-    roster: Roster,
+    pub roster: Roster,
     renewed: Option<Instant>,
     /// What runs on the cluster is in the ledger: before that is known nothing new may run.
     is_surveyed: bool,
     fair: Fair,
-    /// Behind which job the ended ones are looked through next.
-    ended_after: String,
+    /// Behind which one the ended ones are looked through next.
+    ended_after: Option<AttemptId>,
     /// Behind which of those that are to be cancelled the next are looked at.
     cancelled_after: Option<AttemptId>,
     /// Places that could not be taken into the ledger.
@@ -83,7 +83,7 @@ impl Desk {
             renewed: None,
             is_surveyed: false,
             fair: Fair::default(),
-            ended_after: String::new(),
+            ended_after: None,
             cancelled_after: None,
             strange: HashSet::new(),
             hands: HashMap::new(),
@@ -209,12 +209,12 @@ impl Dispatcher {
     }
 
     async fn release_ended(&self, desk: &mut Desk) -> Result<(), ledger::Error> {
-        let ended = self.ledger.unreleased(self.cluster.name(), &desk.ended_after, RELEASES).await?;
-        let last = ended.last().filter(|_| ended.len() == RELEASES);
-        desk.ended_after = last.map(|order| order.id.job.clone()).unwrap_or_default();
-        for order in &ended {
-            desk.roster.remove(&order.id);
-            desk.launcher.withdraw(&order.id);
+        let after = desk.ended_after.take();
+        let (ended, next) = self.ledger.unreleased(self.cluster.name(), after.as_ref(), RELEASES).await?;
+        desk.ended_after = next;
+        for attempt in &ended {
+            desk.roster.remove(&attempt.order.id);
+            desk.launcher.withdraw(&attempt.order.id);
         }
         let released = self.release(&ended).await?;
         desk.launcher.room_is_made(released);
@@ -312,8 +312,13 @@ impl Dispatcher {
         let none = Counts::default();
         let policy = Policy { limits: &self.limits, pauses, counts: desk.roster.counts(), given: &none };
         turns.retain(|line| line.ready_at <= now && policy.takes(&line.tenant));
+        let is_crowded = desk.launcher.is_crowded();
+        if is_crowded {
+            let here = desk.launcher.lines();
+            turns.retain(|line| here.get(&*line.tenant).is_none_or(|highest| *highest < priority));
+        }
         turns.sort_by_cached_key(|line| (policy.turn(&desk.fair, &line.tenant), line.ready_at));
-        let heads = (2 * room).div_ceil(turns.len().max(1)).clamp(1, HEADS);
+        let heads = if is_crowded { 1 } else { (2 * room).div_ceil(turns.len().max(1)).clamp(1, HEADS) };
         // As many lines as there is room for, and further ones while those have nobody who may go.
         for lines in turns.chunks(room) {
             let mut waiting = Vec::with_capacity(lines.len());
@@ -379,7 +384,7 @@ impl Dispatcher {
             }
             desk.launcher.push(order);
         }
-        self.start_creating(&mut desk.launcher);
+        self.start_creating(desk);
         Ok(count)
     }
 }

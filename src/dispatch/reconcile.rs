@@ -5,8 +5,9 @@
 use super::{Dispatcher, pending, proof};
 use crate::{
     cluster::{End, EndCause, Observation, SupervisorExit, Wait},
-    ledger::{self, LiveAttempt, Order},
+    ledger::{self, AttemptEnd, LiveAttempt, Order},
     record::{
+        outcome::Evidence,
         termination::{Signed, Story},
         wire::AttemptId,
     },
@@ -42,8 +43,8 @@ impl Dispatcher {
     }
 
     /// One look at attempts that have ended, and whose place is still to be released; how many were.
-    pub(super) async fn release(&self, ended: &[Order]) -> Result<usize, ledger::Error> {
-        let releases: Vec<_> = ended.iter().map(|order| self.release_one(order)).collect();
+    pub(super) async fn release(&self, ended: &[LiveAttempt]) -> Result<usize, ledger::Error> {
+        let releases: Vec<_> = ended.iter().map(|attempt| self.release_one(attempt)).collect();
         let released: Vec<_> = stream::iter(releases).buffer_unordered(AT_ONCE).collect().await;
         let released: Vec<AttemptId> = released.into_iter().flatten().collect();
         self.ledger.released(&released).await?;
@@ -100,11 +101,11 @@ impl Dispatcher {
 
     /// Nothing runs in its place yet, and nothing will without a grant: it can be ended by the ledger alone, and its place goes afterwards.
     async fn wait(&self, attempt: &LiveAttempt, wait: &Wait, heard: Duration) -> Result<(), ledger::Error> {
-        if attempt.nonce.is_some() {
+        // An adopted one may have run, unless its container waits and never has.
+        if attempt.nonce.is_some() || (attempt.granted && wait.limit.is_zero()) {
             return self.began(attempt, wait, heard).await;
         }
         let id = &attempt.order.id;
-        // Of an adopted one too: a container that waits has never run.
         let end = match attempt.cancel_requested {
             Some(_) => Some(proof::vanished(true, ledger::now())),
             None => pending::overdue(wait, ledger::now()),
@@ -122,13 +123,14 @@ impl Dispatcher {
 
     /// It had leave, and yet its place looks as if nothing had ever run there: a kubelet that has forgotten a container.
     async fn began(&self, attempt: &LiveAttempt, wait: &Wait, heard: Duration) -> Result<(), ledger::Error> {
-        let cancelled = attempt.cancel_requested.is_some();
-        if cancelled {
+        if attempt.cancel_requested.is_some() {
             self.stop(&attempt.order, CANCEL_GRACE).await;
         }
         match wait.limit.is_zero() {
             // It will not run any more, and nobody has seen its end.
-            true if cancelled => self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await,
+            true if needs_no_proof(attempt) => {
+                self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await
+            }
             true => {
                 self.unseen(
                     attempt,
@@ -147,8 +149,7 @@ impl Dispatcher {
         {
             return Ok(());
         }
-        // Cancelled, there will be no successor: that its end cannot be proved harms nobody.
-        if cancelled {
+        if needs_no_proof(attempt) {
             return self.end(attempt, End { cause: Some(EndCause::Deleted), ..End::default() }).await;
         }
         self.unseen(attempt, "its place has vanished and its fate is unknown; where you know that nothing of it runs, `sendo confirm-dead` it").await
@@ -166,9 +167,10 @@ impl Dispatcher {
     }
 
     /// The attempt's end is in the ledger: its place may go, once nothing runs there. Gives back the attempt if it went.
-    async fn release_one(&self, order: &Order) -> Option<AttemptId> {
+    async fn release_one(&self, attempt: &LiveAttempt) -> Option<AttemptId> {
+        let order = &attempt.order;
         let seen = self.cluster.observe(order).await;
-        let may_go = self.may_go(order, &seen).await.unwrap_or_else(|error| {
+        let may_go = self.may_go(attempt, &seen).await.unwrap_or_else(|error| {
             tracing::warn!(job = order.id.job, "{error}; not released yet");
             false
         });
@@ -178,14 +180,16 @@ impl Dispatcher {
     }
 
     /// Whether nothing that is still to be seen of an ended attempt's place would tell anybody anything.
-    async fn may_go(&self, order: &Order, seen: &Observation) -> Result<bool, ledger::Error> {
+    async fn may_go(&self, attempt: &LiveAttempt, seen: &Observation) -> Result<bool, ledger::Error> {
+        let id = &attempt.order.id;
         Ok(match seen {
-            Observation::Ended(_) | Observation::Absent => true,
+            Observation::Ended(end) => self.last_word(attempt, end).await.map(|()| true)?,
+            Observation::Absent => true,
             // It never began, and without a grant never will. One that had leave has run, faster than the cluster told: it stays for people to look at,
             // once that has caught up.
-            Observation::Waiting { wait, .. } => wait.limit.is_zero() || !self.ledger.was_granted(&order.id).await?,
+            Observation::Waiting { wait, .. } => wait.limit.is_zero() || !self.ledger.was_granted(id).await?,
             // Its supervisor may still be on its way out, unless somebody knows better.
-            Observation::Alive { .. } => self.ledger.is_confirmed_dead(&order.id).await?,
+            Observation::Alive { .. } => self.ledger.is_confirmed_dead(id).await?,
             Observation::Unknown(_) => false,
         })
     }
@@ -241,7 +245,7 @@ impl Dispatcher {
         let story = self.believed(&attempt, &end.message);
         let is_cancelled = attempt.cancel_requested.is_some();
         match proof::doubt(&end, attempt.granted, story.as_ref()) {
-            Some(why) if !is_cancelled => return self.unseen(&attempt, why).await,
+            Some(why) if !needs_no_proof(&attempt) => return self.unseen(&attempt, why).await,
             // Whatever runs there still is to end too, and the kubelet sees to that.
             Some(_) if end.cause.is_none() => {
                 self.stop(&attempt.order, CANCEL_GRACE).await;
@@ -270,10 +274,26 @@ impl Dispatcher {
         self.ledger.end_ungranted(id, proof::end(remains)).await.map(|_| ())
     }
 
+    /// An attempt that ended on poorer evidence, and whose supervisor's own signed end has come to light since.
+    async fn last_word(&self, attempt: &LiveAttempt, end: &End) -> Result<(), ledger::Error> {
+        let evidence = Evidence::TerminationMessage;
+        if attempt.evidence >= evidence.rank() {
+            return Ok(());
+        }
+        let story = self.believed(attempt, &end.message);
+        let Some((ending, at)) = story.and_then(|story| Some((story.ending?, story.at))) else { return Ok(()) };
+        self.ledger.end_attempt(&attempt.order.id, AttemptEnd { ending, evidence, at }).await
+    }
+
     fn believed(&self, attempt: &LiveAttempt, message: &[u8]) -> Option<Story> {
         let id = &attempt.order.id;
         let nonce = attempt.nonce.as_deref()?;
         let story = Signed::believe(message, |story, tag| self.key.signed(id, nonce, story, tag))?;
         (story.id == *id).then_some(story)
     }
+}
+
+/// Cancelled, an attempt has no successor: that its end cannot be proved harms nobody. Of an incremental definition the next job follows it.
+fn needs_no_proof(attempt: &LiveAttempt) -> bool {
+    attempt.cancel_requested.is_some() && !attempt.order.job.is_incremental()
 }

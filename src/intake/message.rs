@@ -231,10 +231,12 @@ impl Faults {
         if memory.memory.is_some_and(|bytes| bytes.0 < SMALLEST_MEMORY) {
             self.add("resources.memory", "is too small for any transfer; 64Mi is the least");
         }
-        if let (Some(memory), Some(cap)) = (memory.memory, memory.memory_max)
-            && cap < memory
-        {
-            self.add("resources.memory_max", format!("{cap} is below resources.memory, {memory}"));
+        match (memory.memory, memory.memory_max) {
+            (Some(memory), Some(cap)) if cap < memory => {
+                self.add("resources.memory_max", format!("{cap} is below resources.memory, {memory}"));
+            }
+            (None, Some(_)) => self.add("resources.memory_max", "needs resources.memory beside it, to grow from"),
+            _ => {}
         }
         if job.resources.cpu.is_some_and(|cpu| cpu.0 == 0) {
             self.add("resources.cpu", "must be more than nothing");

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an owner that has died keeps others out. A successor looks each third of it, and so takes over within 15 s of a crash.
 const SPAN: Duration = Duration::from_secs(9);
+const _: () = assert!(SPAN.as_secs() + SPAN.as_secs().div_ceil(3) <= 15);
 
 /// Proof that its holder was the owner of `name` when it got it; [`Ledger::check_fence`] says whether it still is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -158,7 +158,7 @@ impl Ledger {
         }
         self.close_attempt(tx, id, &end).await?;
         if attempt.ended {
-            self.correct(tx, job, id, &next, &end).await
+            self.correct(tx, job, id, attempt, &next, &end).await
         } else {
             self.follow(tx, job, id, &next, &end).await
         }
@@ -170,15 +170,21 @@ impl Ledger {
         tx: &mut Tx,
         job: &mut JobRow,
         id: &AttemptId,
+        attempt: &AttemptRow,
         next: &NextStep,
         end: &AttemptEnd,
     ) -> Result<(), Error> {
+        let to = next.phase();
+        // A person has queued it again, and knew what was to know of this attempt; that it had succeeded all the same they did not.
+        let by_person = job.phase == Phase::Queued && attempt.retry_budget.is_none() && to != Phase::Succeeded;
+        if by_person || job.phase == to {
+            return self.show_verdict(tx, job, end).await;
+        }
         // The first evidence has decided for a retry or against one; better evidence of the same kind does not add another.
         if matches!(next, NextStep::Retry { .. }) {
             return Ok(());
         }
-        let to = next.phase();
-        if job.phase != to && !may_move(Some(job.phase), to, Writer::HigherEvidence) {
+        if !may_move(Some(job.phase), to, Writer::HigherEvidence) {
             return self.count_conflict(tx, id, "better evidence against an end that is final").await;
         }
         self.show_verdict(tx, job, end).await?;

@@ -11,7 +11,7 @@ use futures::TryStreamExt as _;
 use sqlx::{Row as _, any::AnyRow};
 use std::collections::{HashMap, HashSet};
 
-/// An attempt that has not ended, as far as the ledger knows.
+/// An attempt whose place stands, as far as the ledger knows.
 #[derive(Debug, Clone)]
 pub struct LiveAttempt {
     pub order: Order,
@@ -26,6 +26,8 @@ pub struct LiveAttempt {
     /// Under `fencing: strict`, once granted: nothing of it runs after this moment of the ledger's clock.
     pub lease_until: Option<Millis>,
     pub cancel_requested: Option<Millis>,
+    /// Rank of the evidence that its end stands on; 0 before.
+    pub evidence: i64,
 }
 
 /// As much of a live attempt as counts for admission: fifty thousand of these are read in one go.
@@ -43,7 +45,7 @@ pub struct Running {
 macro_rules! attempts_where {
     ($condition:literal) => {
         concat!(
-            "SELECT a.job_id, a.attempt, a.cluster, a.uid, a.state, a.nonce, a.granted_at_ms, a.adopted_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, ",
+            "SELECT a.job_id, a.attempt, a.cluster, a.uid, a.state, a.nonce, a.granted_at_ms, a.adopted_ms, a.executing_at_ms, a.lease_until_ms, a.memory_bytes, a.evidence, ",
             "a.avoid_node, j.spec, j.phase, j.cancel_requested_ms FROM attempts a JOIN jobs j ON j.id = a.job_id WHERE ",
             $condition
         )
@@ -152,14 +154,24 @@ impl Ledger {
         Ok(ids)
     }
 
-    /// Ended attempts whose place still holds what only the running needed: a page, from behind the job `after`.
-    pub async fn unreleased(&self, cluster: &str, after: &str, limit: usize) -> Result<Vec<Order>, Error> {
+    /// Ended attempts whose place still holds what only the running needed: a page, from behind `after`, and behind which the next one is.
+    pub async fn unreleased(
+        &self,
+        cluster: &str,
+        after: Option<&AttemptId>,
+        limit: usize,
+    ) -> Result<(Vec<LiveAttempt>, Option<AttemptId>), Error> {
         let query = self.sql(attempts_where!(
-            "a.cluster = ? AND a.released_at_ms IS NULL AND a.state = 'ended' AND a.job_id > ? ORDER BY a.job_id, a.attempt LIMIT ?"
+            "a.cluster = ? AND a.released_at_ms IS NULL AND a.state = 'ended' AND a.job_id >= ? AND (a.job_id > ? OR a.attempt > ?) \
+             ORDER BY a.job_id, a.attempt LIMIT ?"
         ));
-        let query = query.bind(cluster.to_owned()).bind(after.to_owned());
-        let query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        Ok(readable(&query.fetch_all(&self.pool).await?, order))
+        let (job, attempt) = after.map_or(("", 0), |after| (&*after.job, after.attempt));
+        let query = query.bind(cluster.to_owned()).bind(job.to_owned()).bind(job.to_owned()).bind(i64::from(attempt));
+        let rows = query.bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(&self.pool).await?;
+        let last = rows.last().filter(|_| rows.len() == limit);
+        let last =
+            last.map(|row| Ok::<_, Error>(AttemptId { job: row.try_get("job_id")?, attempt: number(row, "attempt")? }));
+        Ok((readable(&rows, live_attempt), last.transpose()?))
     }
 
     /// Whether the attempt ever had leave to start.
@@ -219,5 +231,6 @@ fn live_attempt(row: &AnyRow) -> Result<LiveAttempt, Error> {
         nonce: row.try_get("nonce")?,
         lease_until: row.try_get::<Option<i64>, _>("lease_until_ms")?.map(Millis),
         cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_ms")?.map(Millis),
+        evidence: row.try_get("evidence")?,
     })
 }

@@ -136,7 +136,7 @@ impl Setup {
         let api = self.api.as_ref().unwrap_or(&self.namespace.cluster.url);
         let key = self.key_file.as_ref().map(|file| format!("key_file = {file:?}\n")).unwrap_or_default();
         let text = format!(
-            "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 100\n\
+            "listen = \"127.0.0.1:{people}\"\nworker_listen = \"{address}:{workers}\"\nstate_dir = \"{home}/state\"\nmax_running = 1000\n\
              heartbeat = \"200ms\"\nreport_every = \"200ms\"\n{key}{program}\n\
              [[cluster]]\nkind = \"kubernetes\"\nname = \"k\"\nkubeconfig = \"{kubeconfig}\"\nnamespace = \"{namespace}\"\n\
              image = \"{image}\"\ndefault_tag = \"{tag}\"\nservice_account = \"sendo-worker\"\nledger_url = \"{way}\"\n\
@@ -225,9 +225,19 @@ impl Dispatcher {
 
     #[track_caller]
     pub fn submit(&self, job: &Value) {
-        let file = self.home.path().join("job.json");
-        fs::write(&file, job.to_string()).unwrap();
-        let output = self.run(&["submit", file.to_str().unwrap()]);
+        self.submit_all(std::slice::from_ref(job));
+    }
+
+    #[track_caller]
+    pub fn submit_all(&self, jobs: &[Value]) {
+        let file = |(number, job): (usize, &Value)| {
+            let file = self.home.path().join(format!("job-{number}.json"));
+            fs::write(&file, job.to_string()).unwrap();
+            file.into_os_string().into_string().unwrap()
+        };
+        let files: Vec<String> = jobs.iter().enumerate().map(file).collect();
+        let words: Vec<&str> = ["submit"].into_iter().chain(files.iter().map(String::as_str)).collect();
+        let output = self.run(&words);
         assert!(output.status.success(), "{}", stderr(&output));
     }
 

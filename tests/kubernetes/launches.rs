@@ -44,6 +44,44 @@ fn a_full_quota_waits_and_says_so_and_one_that_never_fits_is_rejected() {
 }
 
 #[test]
+fn a_full_quota_lets_the_most_urgent_in_next_and_then_anothers_first() {
+    let dispatcher = Dispatcher::start();
+    let namespace = &dispatcher.namespace;
+    namespace.fake_nodes(1, "8", "32Gi");
+    namespace.kubectl(&["create", "quota", "two", "--hard=pods=2"]);
+    let of = |id: &str, tenant: &str, priority: i32| {
+        let mut job = script(id, "true");
+        (job["tenant"], job["priority"]) = (json!(tenant), json!(priority));
+        job
+    };
+    let flood: Vec<_> = (0..300).map(|number| of(&format!("a-{number:03}"), "a", 0)).collect();
+    dispatcher.submit_all(&flood);
+    let standing = || -> Vec<String> {
+        let jobs = namespace.list("pods").into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let mut jobs: Vec<_> =
+            jobs.map(|pod| pod["metadata"]["annotations"]["sendo.dev/job"].as_str().unwrap().to_owned()).collect();
+        jobs.sort();
+        jobs
+    };
+    let committed = || dispatcher.sql("SELECT COUNT(*) AS n FROM attempts")[0]["n"].as_i64().unwrap();
+    wait_for("the quota to be full, and as many at the door as may be", || {
+        (standing().len() == 2 && committed() > 128).then_some(())
+    });
+    let before = standing();
+    dispatcher.submit(&of("urgent", "a", 9));
+    dispatcher.submit(&of("b", "b", 0));
+    for job in ["urgent", "b"] {
+        dispatcher.wait_for_log(&format!("job=\"{job}\" attempt=1 why="));
+    }
+    dispatcher.run(&["cancel", &before[0]]);
+    wait_for("the next to be the urgent one", || (standing().contains(&"urgent".to_owned())).then_some(()));
+    assert_eq!(standing(), [&before[1], "urgent"]);
+    dispatcher.run(&["cancel", &before[1]]);
+    wait_for("the next to be the other tenant's", || (standing().contains(&"b".to_owned())).then_some(()));
+    assert_eq!(standing(), ["b", "urgent"], "two hundred and ninety-eight others were there before them");
+}
+
+#[test]
 fn a_pod_that_exists_counts_and_a_strangers_does_not() {
     let dispatcher = Dispatcher::start();
     let namespace = &dispatcher.namespace;

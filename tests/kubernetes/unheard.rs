@@ -2,9 +2,11 @@
 
 use super::dispatcher::{Dispatcher, Setup, pod, script};
 use crate::env::{
-    is_alive, kill,
+    free_port, is_alive, kill,
     kubernetes::{agent::Agent, cluster},
-    scratch, stderr, wait_for,
+    scratch, stderr,
+    toxiproxy::{Link, Way},
+    wait_for,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -39,6 +41,38 @@ fn a_strict_attempt_on_a_node_that_nobody_hears_of_ends_with_its_lease() {
     // The negative control: without a lease nothing is concluded.
     let patient = dispatcher.json(&["show", "patient"]);
     assert!(patient["attempts"][0]["outcome"].is_null(), "{patient:#}");
+}
+
+#[test]
+fn what_the_node_of_an_attempt_that_ended_with_its_lease_has_to_say_is_heard_when_it_is_back() {
+    let heard = free_port();
+    let workers = Link::to(heard);
+    let setup = Setup::on(cluster(), "", "").program("lease = \"8s\"\nlinger = \"1s\"");
+    let dispatcher = setup.workers(heard, format!("http://127.0.0.1:{}", workers.port)).start();
+    let agent = Agent::start(&dispatcher.namespace, 2);
+    let mut job = script("a", "exec sleep 600");
+    job["fencing"] = json!("strict");
+    dispatcher.submit(&job);
+    dispatcher.wait("a", "executing");
+    let node = dispatcher.namespace.get("pod", &pod("a", 1)).unwrap()["spec"]["nodeName"].as_str().unwrap().to_owned();
+    // Its network is cut off, both ways.
+    agent.lose(&node);
+    workers.hold(Way::Requests);
+    let shown = dispatcher.wait("a", "held");
+    assert_eq!(shown["attempts"][0]["outcome"], "lost", "{shown:#}");
+    agent.find(&node);
+    let shown = wait_for("its supervisor's last word", || {
+        let shown = dispatcher.json(&["show", "a"]);
+        (shown["attempts"][0]["outcome"] == "fenced").then_some(shown)
+    });
+    assert_eq!(
+        shown["attempts"][0]["evidence"], 3,
+        "by the Pod's status, for the other way is still cut off: {shown:#}"
+    );
+    wait_for("its Pod to be let go", || {
+        let pod = dispatcher.namespace.get("pod", &pod("a", 1));
+        pod.is_none_or(|pod| pod["metadata"]["finalizers"].is_null()).then_some(())
+    });
 }
 
 #[test]

@@ -89,6 +89,22 @@ on_each_database! {
         assert_eq!(fresh.phase("other").await, "failed");
     }
 
+    async fn a_persons_retry_stands_whatever_else_comes_to_light_but_a_success(fresh: Fresh) {
+        let ids = [fresh.executing(&job("failed", false)).await, fresh.executing(&job("done", false)).await];
+        for id in &ids {
+            fresh.inferred(id, Outcome::Lost, Evidence::Inference).await;
+            assert_eq!(fresh.phase(&id.job).await, "held");
+            assert_eq!(fresh.ledger.retry(&id.job, Some(1), "the table is empty").await.unwrap(), Retried::Queued);
+        }
+        fresh.append(&ids[0], "n", vec![end(2, Outcome::Failed { exit_code: 1 })]).await;
+        assert_eq!(fresh.phase("failed").await, "queued");
+        let view = fresh.ledger.job("failed").await.unwrap();
+        assert_eq!((view.attempts[0].evidence, view.attempts[0].outcome.as_deref()), (4, Some("failed")));
+        assert_eq!(view.summary.outcome.as_deref(), Some("failed"));
+        fresh.append(&ids[1], "n", vec![end(2, Outcome::Succeeded)]).await;
+        assert_eq!(fresh.phase("done").await, "succeeded");
+    }
+
     async fn a_retry_with_more_memory_is_not_taken_back_by_better_evidence_of_the_same(fresh: Fresh) {
         let mut growing = job("growing", false);
         (growing.resources.memory, growing.resources.memory_max) = (Some(Bytes(1 << 30)), Some(Bytes(2 << 30)));
@@ -121,6 +137,26 @@ on_each_database! {
         assert_eq!(fresh.count("SELECT COUNT(*) FROM cursors WHERE generation > 0").await, 0);
         let view = fresh.ledger.job("a").await.unwrap();
         assert_eq!((view.summary.phase.as_str(), view.attempts[0].conflicts), ("cancelled", 1));
+    }
+
+    async fn ended_attempts_are_released_page_by_page_whatever_one_of_them_says(fresh: Fresh) {
+        for id in ["a", "b", "c"] {
+            let id = fresh.executing(&job(id, false)).await;
+            fresh.inferred(&id, Outcome::Killed { signal: 9 }, Evidence::ExitCode).await;
+        }
+        fresh.executing(&job("alive", false)).await;
+        // A newer release's.
+        fresh.place.execute("UPDATE jobs SET spec = '{\"version\":1,\"id\":\"b\",\"later\":1}' WHERE id = 'b'").await;
+        // And two attempts of one job.
+        fresh.place.execute("UPDATE attempts SET job_id = 'a', attempt = 2 WHERE job_id = 'c'").await;
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = fresh.ledger.unreleased("here", after.as_ref(), 1).await.unwrap();
+            found.extend(page.into_iter().map(|attempt| (attempt.order.id.job, attempt.order.id.attempt)));
+            let Some(next) = next else { break };
+            after = Some(next);
+        }
+        assert_eq!(found, [("a".to_owned(), 1), ("a".to_owned(), 2)]);
     }
 
     async fn a_job_that_this_release_cannot_read_is_let_be(fresh: Fresh) {

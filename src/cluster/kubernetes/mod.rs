@@ -57,8 +57,8 @@ use store::{Found, Store};
 use template::Template;
 use tokio::task::JoinSet;
 
-/// One request to the API server; longer than its own limit on a write.
-const REQUEST_LIMIT: Duration = Duration::from_secs(40);
+/// One request to the API server that makes something. Whether it was made is still to be read back, within what a launch may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 /// One of those that a pass may wait for, all of which may be made again: a look, a deletion, a finalizer.
 const SHORT_LIMIT: Duration = Duration::from_secs(10);
 /// What is known of a node is looked at again after this.
@@ -144,7 +144,8 @@ impl Kubernetes {
             Err(_) => Answer::Unclear(LaunchError::away("the API server does not answer in time")),
         };
         match answer {
-            Answer::No(why) => Err(why),
+            // Quota and policy speak before anybody looks whether it is there: an earlier create, whose answer was lost, may have made it.
+            Answer::No(why) => self.seen_standing(order).ok_or(why),
             Answer::Exists => self.read_back(order).await?.ok_or_else(|| LaunchError::away("its Pod has just gone")),
             Answer::Unclear(why) => match self.read_back(order).await {
                 Ok(Some(uid)) => Ok(uid),
@@ -153,6 +154,12 @@ impl Kubernetes {
                 Err(refused) => Err(refused),
             },
         }
+    }
+
+    /// The UID of the attempt's Pod, if the watch has told of it.
+    fn seen_standing(&self, order: &Order) -> Option<String> {
+        let seen = self.store.last(&order.id)?;
+        (order.uid.is_empty() || order.uid == seen.uid).then_some(seen.uid)
     }
 
     /// Creates it, and gives back its UID. Of the answer nothing else is of use: what is not asked for is neither written there nor read here.

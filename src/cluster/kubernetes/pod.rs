@@ -226,13 +226,19 @@ fn resources(settings: &Settings, job: &Job) -> Result<Map<String, Value>, Strin
     let caps = [
         ("memory", asked.memory.or(settings.memory), settings.max_memory),
         ("disk", asked.disk.or(settings.disk), settings.max_disk),
+        // What it would grow to, and then be refused for.
+        ("memory_max", asked.memory_max, settings.max_memory),
     ];
     for (what, bytes, most) in caps {
         let Some(bytes) = bytes else { continue };
         if let Some(most) = most.filter(|most| bytes.0 > most.0) {
             return Err(format!("`resources.{what}`: {bytes} is more than this cluster's {most}"));
         }
-        let resource = if what == "disk" { "ephemeral-storage" } else { what };
+        let resource = match what {
+            "memory_max" => continue,
+            "disk" => "ephemeral-storage",
+            _ => what,
+        };
         found.insert(resource.into(), bytes.to_string().into());
     }
     Ok(found)

@@ -255,6 +255,10 @@ impl Local {
     fn release_now(&self, id: &AttemptId) -> anyhow::Result<()> {
         let folder = self.folder(id);
         self.exits().remove(id);
+        // What still runs has ended by a person's word. Without its token it could not even be told so.
+        if let Some(identity) = Identity::read(&folder.join("lock"))? {
+            identity.signal(libc::SIGKILL)?;
+        }
         // A supervisor that was killed could not take its rendered configuration away.
         let rendered = fs::read_dir(folder.join("work")).into_iter().flatten().flatten();
         let rendered = rendered.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(RENDERED));

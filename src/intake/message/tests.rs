@@ -36,6 +36,7 @@ fn each_fault_names_its_field_and_the_mend() {
     refused(&body(r#", "retry": {"limits": 1}"#), "retry.limits", "did you mean `limit`?");
     refused(&body(r#", "resources": {"memory": "1 Gi"}"#), "resources.memory", "512Mi");
     refused(&body(r#", "resources": {"memory": "2Gi", "memory_max": "1Gi"}"#), "resources.memory_max", "below");
+    refused(&body(r#", "resources": {"memory_max": "1Gi"}"#), "resources.memory_max", "needs resources.memory");
     refused(&body(r#", "deadline": "5""#), "deadline", "5h");
     refused(&body(r#", "deadline": "10000000000000000000s""#), "deadline", "longer than a year");
     refused(&body(r#", "not_before": "tomorrow""#), "not_before", "2026-11-23T10:00:00Z");
