@@ -259,6 +259,36 @@ fn an_image_tag_that_does_not_exist_fails_in_time_with_the_kubelets_words() {
 }
 
 #[test]
+fn a_secret_that_does_not_exist_fails_in_time_with_the_kubelets_words() {
+    let node = real();
+    let mut dispatcher = Setup::real(node, "create_within = \"5s\"", "").start();
+    let mut job = script("a", "true");
+    job["secrets"] = json!({"lab": {"name": "no-such-secret", "key": "password"}});
+    dispatcher.submit(&job);
+    dispatcher.wait_for_pod("a", "there", |_| true);
+    // Nobody is to decide before a slow kubelet has spoken. The Pod's status says nothing: its words stand in its events alone.
+    dispatcher.kill();
+    let says = |event: &Value| {
+        event["reason"] == "FailedMount" && event["message"].as_str().is_some_and(|why| why.contains("no-such-secret"))
+    };
+    wait_for("the kubelet's words", || dispatcher.namespace.list("events").iter().any(says).then_some(()));
+    dispatcher.wait_for_pod("a", "waiting without a word", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"] == json!({"reason": "ContainerCreating"})
+    });
+    dispatcher.restart();
+    let shown = dispatcher.wait("a", "failed");
+    let attempt = attempt(&shown);
+    assert_eq!(
+        (&attempt["outcome"], &attempt["node"]),
+        (&json!("container_not_started"), &json!(node.name)),
+        "{shown:#}"
+    );
+    let verdict = attempt["verdict"].to_string();
+    assert!(verdict.contains("FailedMount") && verdict.contains("no-such-secret"), "{verdict}");
+    dispatcher.namespace.wait_until_gone(&pod("a", 1));
+}
+
+#[test]
 fn a_container_that_the_kubelet_has_lost_has_no_successor_until_its_pod_is_deleted() {
     let node = real();
     let dispatcher = Setup::real(node, "", "").start();
