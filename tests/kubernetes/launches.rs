@@ -1,7 +1,10 @@
 //! Creates that the API server answers with something else than yes.
 
-use super::dispatcher::{Dispatcher, attempt, pod, refused, script};
-use crate::env::{kubernetes::agent::Agent, wait_for};
+use super::dispatcher::{Dispatcher, Setup, attempt, pod, refused, script};
+use crate::env::{
+    kubernetes::{agent::Agent, cluster},
+    wait_for,
+};
 use serde_json::json;
 use std::process::{Child, Command, Stdio};
 
@@ -20,6 +23,26 @@ fn what_the_api_server_will_not_have_is_rejected_with_its_words() {
     dispatcher.submit(&job);
     assert!(dispatcher.wait("b", "rejected").to_string().contains("resources.memory"));
     assert!(dispatcher.namespace.list("pods").is_empty());
+}
+
+#[test]
+fn what_a_limit_range_forbids_is_rejected_with_its_words() {
+    let most = json!({"type": "Container", "max": {"memory": "1Gi"}});
+    let limits =
+        json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "most"}, "spec": {"limits": [most]}});
+    // There before the program, whose rehearsal it has room for: the API server has heard of it when the job comes.
+    let dispatcher = Setup::on(cluster(), "", "").start_with(|namespace| namespace.apply(&limits));
+    let mut job = script("a", "true");
+    job["resources"]["memory"] = json!("1025Mi");
+    dispatcher.submit(&job);
+    let shown = dispatcher.wait("a", "rejected");
+    assert_eq!(attempt(&shown)["outcome"], "create_failed");
+    assert!(shown.to_string().contains("maximum memory usage per Container is 1Gi"), "{shown:#}");
+    // The negative control: no more than may be.
+    (job["id"], job["resources"]["memory"]) = (json!("b"), json!("1Gi"));
+    dispatcher.submit(&job);
+    dispatcher.wait_for_pod("b", "there", |_| true);
+    assert_eq!(dispatcher.namespace.list("pods").len(), 1);
 }
 
 #[test]
