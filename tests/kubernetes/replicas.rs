@@ -1,6 +1,9 @@
 //! Several control programs on one ledger and one cluster: all take in and serve, one dispatches, and another when that one goes.
 
-use super::dispatcher::{Dispatcher, Setup, pod, script};
+use super::{
+    dispatcher::{Dispatcher, Setup, pod, script},
+    identity::{ask, token},
+};
 use crate::env::{
     free_port,
     kubernetes::{agent::Agent, cluster},
@@ -45,6 +48,47 @@ fn all_take_in_and_one_dispatches() {
     assert_eq!(owner(&replicas[0]), Some((replicas[1].pid(), 1)));
     let launched = replicas.each_ref().map(|replica| replica.log().contains("its place exists"));
     assert_eq!(launched, [false, true]);
+}
+
+fn of_two_that_ask_two_replicas_at_once_one_is_granted(database: Database) {
+    let workers = free_port();
+    let first = first(database, workers, workers, "");
+    let other = Setup::replica_of(&first, free_port()).start();
+    // Nothing runs on it: the test speaks for the Pods.
+    first.namespace.fake_nodes(1, "8", "32Gi");
+    let ids: Vec<String> = (0..8).map(|number| format!("j{number}")).collect();
+    ids.iter().for_each(|id| first.submit(&script(id, "true")));
+    for id in &ids {
+        first.wait_for_pod(id, "running", |pod| pod["status"]["phase"] == "Running");
+        let good = &token(&first, &pod(id, 1), "sendo");
+        let answers = std::thread::scope(|scope| {
+            let both = [(&first, "n1"), (&other, "n2")];
+            let both = both.map(|(replica, nonce)| scope.spawn(move || ask(replica, id, nonce, good)));
+            both.map(|one| one.join().unwrap())
+        });
+        assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+        let granted = answers.each_ref().map(|(_, answer)| answer["answer"] == "granted");
+        let [winner, loser] = match granted {
+            [true, false] => ["n1", "n2"],
+            [false, true] => ["n2", "n1"],
+            _ => panic!("not one alone: {answers:?}"),
+        };
+        // Whichever of the replicas is asked again says the same.
+        for replica in [&first, &other] {
+            assert_eq!(ask(replica, id, winner, good).1["answer"], "granted");
+            assert_eq!(ask(replica, id, loser, good).1["answer"], "superseded");
+        }
+    }
+}
+
+#[test]
+fn of_two_that_ask_two_replicas_at_once_one_is_granted_with_a_ledger_on_postgresql() {
+    of_two_that_ask_two_replicas_at_once_one_is_granted(Database::Postgresql);
+}
+
+#[test]
+fn of_two_that_ask_two_replicas_at_once_one_is_granted_with_a_ledger_on_mariadb() {
+    of_two_that_ask_two_replicas_at_once_one_is_granted(Database::Mariadb);
 }
 
 #[test]
