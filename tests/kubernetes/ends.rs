@@ -1,10 +1,18 @@
-//! Pods that end without a word of their supervisor: what the kubelet and the node say.
+//! Pods that end without a report of their supervisor: what the kubelet and the node say, and what it has left with them.
 
 use super::{
-    dispatcher::{Dispatcher, attempt, pod, script},
+    dispatcher::{Dispatcher, Setup, attempt, pod, script},
     identity::{ask, token},
 };
+use crate::env::{
+    free_port,
+    kubernetes::{agent::Agent, cluster},
+    scratch,
+    toxiproxy::{Link, Way},
+    wait_for,
+};
 use serde_json::json;
+use std::fs;
 
 fn fate(annotations: &str) -> String {
     format!("metadata: {{annotations: {{{annotations}}}}}\nspec: {{}}")
@@ -43,6 +51,49 @@ fn an_unsigned_message_is_no_success() {
 }
 
 #[test]
+fn a_signed_message_is_believed_before_the_exit_code_and_a_forged_one_is_not() {
+    let heard = free_port();
+    let reports = Link::to(heard);
+    let way = format!("http://127.0.0.1:{}", reports.port);
+    let dispatcher = Setup::on(cluster(), "", "").workers(heard, way).start();
+    let agent = Agent::start(&dispatcher.namespace, 1);
+    let place = scratch();
+    let go = place.path().join("go");
+    for (id, code) in [("told", 0), ("forged", 3)] {
+        let words = format!("until [ -e {} ]; do sleep 0.1; done; exit {code}", go.display());
+        dispatcher.submit(&script(id, &words));
+        dispatcher.wait(id, "executing");
+    }
+    // How they end nobody hears but by their Pods.
+    reports.hold(Way::Requests);
+    fs::write(&go, "").unwrap();
+    let message = |id: &str| agent.folder(&pod(id, 1)).join("termination-log");
+    let [told, own] = ["told", "forged"].map(|id| {
+        let whole = |text: &String| text.contains("\"ending\"");
+        wait_for("the last word", || fs::read_to_string(message(id)).ok().filter(whole))
+    });
+    // What another attempt has rightly signed, under this one's name.
+    let forged = told.replace("\"job\":\"told\"", "\"job\":\"forged\"");
+    assert!(forged != told && !own.contains("\"succeeded\""), "{told}\n{own}");
+    fs::write(message("forged"), forged).unwrap();
+    for id in ["told", "forged"] {
+        assert_eq!(dispatcher.json(&["show", id])["phase"], "executing");
+        agent.kill_init(&pod(id, 1));
+    }
+    let shown = dispatcher.wait("told", "succeeded");
+    let one = attempt(&shown);
+    let told = (&one["outcome"], &one["evidence"], &one["exit_code"]);
+    assert_eq!(told, (&json!("succeeded"), &json!(3), &json!(0)), "{shown:#}");
+    let ended = dispatcher.wait_for_pod("told", "released", |pod| pod["metadata"]["finalizers"].is_null());
+    let code = &ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"];
+    assert_eq!(*code, 137, "what the kubelet says by itself");
+    // The negative control: of the forged one nothing counts but that.
+    let shown = dispatcher.wait("forged", "failed");
+    let one = attempt(&shown);
+    assert_eq!((&one["outcome"], &one["evidence"]), (&json!("killed"), &json!(2)), "{shown:#}");
+}
+
+#[test]
 fn an_end_without_leave_says_so() {
     let (dispatcher, _) = started("", "sendo.test/duration: 100ms, sendo.test/exit-code: '75'");
     ended(&dispatcher, "never_granted");
@@ -56,7 +107,7 @@ fn an_evicted_pod_says_so() {
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
     let path = format!("/api/v1/namespaces/{}/pods/{name}/eviction", dispatcher.namespace.name);
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), eviction.to_string()).unwrap();
+    fs::write(file.path(), eviction.to_string()).unwrap();
     dispatcher.namespace.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().unwrap()]);
     let shown = dispatcher.wait("a", "failed");
     assert_eq!(attempt(&shown)["outcome"], "evicted", "{shown:#}");
