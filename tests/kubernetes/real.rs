@@ -6,7 +6,7 @@ use crate::env::{
     elasticmq::{CREDENTIALS, EMPTY, Queue, elasticmq},
     kubernetes::{
         Namespace,
-        node::{Node, real},
+        node::{Node, PAUSE, real},
     },
     ledgers::{Database, Place},
     sendo, stderr, stdout, wait_for,
@@ -287,6 +287,27 @@ fn a_secret_that_does_not_exist_fails_in_time_with_the_kubelets_words() {
     );
     let verdict = attempt["verdict"].to_string();
     assert!(verdict.contains("FailedMount") && verdict.contains("no-such-secret"), "{verdict}");
+    dispatcher.namespace.wait_until_gone(&pod("a", 1));
+}
+
+#[test]
+fn a_side_container_that_runs_on_keeps_neither_the_job_nor_the_pod() {
+    // It hears no TERM, so it is there until the grace of its Pod's deletion is over.
+    let template = format!(
+        "containers: [{{name: side, image: '{PAUSE}', \
+         securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}}}]"
+    );
+    let dispatcher = Setup::real(real(), "ended_ttl = \"1s\"", &template).start();
+    dispatcher.submit(&script("a", "true"));
+    let shown = dispatcher.wait("a", "succeeded");
+    assert_eq!((&attempt(&shown)["outcome"], &attempt(&shown)["exit_code"]), (&json!("succeeded"), &json!(0)));
+    dispatcher.wait_for_pod("a", "let go while its side container runs", |pod| {
+        let is = |name: &str, state: &str| {
+            let mut containers = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+            containers.any(|one| one["name"] == name && one["state"][state].is_object())
+        };
+        pod["metadata"]["finalizers"].is_null() && is("worker", "terminated") && is("side", "running")
+    });
     dispatcher.namespace.wait_until_gone(&pod("a", 1));
 }
 
