@@ -6,7 +6,7 @@ use crate::{
     record::{
         Millis,
         outcome::{Confidence, Ending, Evidence, Outcome, Verdict},
-        termination::{Signed, Story},
+        termination::{Hint, Signed, Story},
         wire::AttemptId,
     },
 };
@@ -29,6 +29,12 @@ pub fn doubt(end: &End, granted: bool, story: Option<&Story>) -> Option<&'static
         ),
         _ => None,
     }
+}
+
+/// Whether the very process that has the attempt's leave says that it ran nothing: it was asked to go while its grant was on the way.
+pub fn has_not_begun(end: &End, nonce: &str) -> bool {
+    let hint = Hint::read(&end.message);
+    end.exit == Some(SupervisorExit::Code(NO_LEAVE)) && hint.is_some_and(|hint| hint.nonce == nonce)
 }
 
 /// Whether the attempt's supervisor has left its last words. Without the attempt's grant they cannot be verified, and only make us more careful.

@@ -234,13 +234,17 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn end(&self, attempt: &LiveAttempt, end: End) -> Result<(), ledger::Error> {
+    async fn end(&self, attempt: &LiveAttempt, mut end: End) -> Result<(), ledger::Error> {
         // Read again: what was granted or reported while we looked counts. If it has ended by now, it has.
         let Some(mut attempt) = self.ledger.live_attempt(&attempt.order.id).await? else { return Ok(()) };
         let unheard = attempt.nonce.is_none() && !proof::tells_of_leave(&end, &attempt.order.id);
         // A supervisor without leave leaves no words and does not end with 0: something has run there that the ledger does not know of.
         if !attempt.granted && (!unheard || end.exit == Some(SupervisorExit::Code(0))) {
             attempt.granted = self.ledger.has_had_leave(&attempt.order.id).await?;
+        }
+        // Nothing of it ran, whoever ended it, and there is no other that may have.
+        if attempt.nonce.as_deref().is_some_and(|nonce| proof::has_not_begun(&end, nonce)) {
+            (end.last_start, end.cause) = (false, None);
         }
         let story = self.believed(&attempt, &end.message);
         let is_cancelled = attempt.cancel_requested.is_some();

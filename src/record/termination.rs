@@ -27,6 +27,20 @@ pub struct Story {
     pub ending: Option<Ending>,
 }
 
+/// Why a process ran nothing, as it stands in the file: unsigned, for it has no key.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hint {
+    pub hint: String,
+    /// Its own, by which the ledger knows whether it is the one that has leave.
+    pub nonce: String,
+}
+
+impl Hint {
+    pub fn read(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+}
+
 /// A story and its signature, as it stands in the file.
 #[derive(Serialize, Deserialize)]
 pub struct Signed {

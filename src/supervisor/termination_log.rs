@@ -5,7 +5,7 @@
 
 use crate::record::{
     hexadecimal,
-    termination::{MESSAGE_LIMIT, Signed, Story},
+    termination::{Hint, MESSAGE_LIMIT, Signed, Story},
 };
 use anyhow::Context as _;
 use ring::hmac;
@@ -17,8 +17,9 @@ pub fn write(file: &Path, key: &hmac::Key, story: Story) -> anyhow::Result<()> {
 }
 
 /// Leaves a text that nobody has to believe: why nothing ran.
-pub fn hint(file: &Path, why: &str) -> anyhow::Result<()> {
-    let rendered = |why: &str| serde_json::to_vec(&serde_json::json!({ "hint": why })).context("render the hint");
+pub fn hint(file: &Path, nonce: &str, why: &str) -> anyhow::Result<()> {
+    let rendered =
+        |why: &str| serde_json::to_vec(&Hint { hint: why.into(), nonce: nonce.into() }).context("render the hint");
     let mut why = why.to_owned();
     let mut text = rendered(&why)?;
     while text.len() > MESSAGE_LIMIT {
@@ -155,8 +156,8 @@ mod tests {
     fn a_shorter_message_leaves_nothing_of_a_longer_one() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("log");
-        hint(&file, &"long".repeat(50)).unwrap();
-        hint(&file, "short").unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), r#"{"hint":"short"}"#);
+        hint(&file, "n", &"long".repeat(50)).unwrap();
+        hint(&file, "n", "short").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), r#"{"hint":"short","nonce":"n"}"#);
     }
 }

@@ -164,6 +164,30 @@ fn a_node_that_is_gone_is_an_end_only_where_the_settings_trust_that() {
 }
 
 #[test]
+fn a_pod_that_is_asked_to_go_while_its_grant_is_on_the_way_has_run_nothing_and_is_tried_again() {
+    let heard = free_port();
+    let reports = Link::to(heard);
+    let way = format!("http://127.0.0.1:{}", reports.port);
+    let dispatcher = Setup::on(cluster(), "", "").workers(heard, way).start();
+    let _agent = Agent::start(&dispatcher.namespace, 1);
+    reports.hold(Way::Answers);
+    let mut job = script("a", "true");
+    job["retry"] = json!({"infrastructure_limit": 1, "backoff": "100ms"});
+    dispatcher.submit(&job);
+    let granted = "SELECT 1 AS yes FROM attempts WHERE granted_at_ms IS NOT NULL";
+    wait_for("the grant to be committed", || (!dispatcher.sql(granted).is_empty()).then_some(()));
+    dispatcher.namespace.kubectl(&["delete", "pod", &pod("a", 1), "--wait=false"]);
+    // Only the process that was granted says so, and nobody has to look: it may be run again although it may not be repeated.
+    let ended = wait_for("its end", || {
+        let shown = dispatcher.json(&["show", "a"]);
+        (!shown["attempts"][0]["outcome"].is_null()).then(|| shown["attempts"][0].clone())
+    });
+    assert_eq!((&ended["outcome"], &ended["evidence"]), (&json!("never_granted"), &json!(2)), "{ended:#}");
+    reports.renew();
+    dispatcher.wait("a", "succeeded");
+}
+
+#[test]
 fn an_attempt_whose_end_is_in_doubt_waits_until_somebody_cancels_it() {
     let (dispatcher, _) = started("", "");
     let name = pod("a", 1);

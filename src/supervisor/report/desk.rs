@@ -146,7 +146,7 @@ impl Desk {
                 self.leave(seq, at, usage, Some(*ending));
             }
             Note::Hint(why) => {
-                if let Err(error) = termination_log::hint(&self.config.termination_log, &why) {
+                if let Err(error) = termination_log::hint(&self.config.termination_log, &self.nonce, &why) {
                     tracing::warn!(%error, "no hint left");
                 }
             }
