@@ -28,7 +28,7 @@ fn nothing_of_aws_kubernetes_or_sql_is_linked_into_it() {
         assert!(output.status.success(), "{}", env::stderr(&output));
         env::stdout(&output)
     };
-    let banned = ["aws", "kube", "k8s-openapi", "sqlx", "axum", "clap", "openssl-sys", "native-tls"];
+    let banned = ["aws", "kube", "k8s-openapi", "sqlx", "axum", "clap", "schemars", "openssl-sys", "native-tls"];
     let found = |tree: &str| -> Vec<String> {
         let names = tree.lines().filter_map(|line| line.split(' ').next());
         names.filter(|name| banned.iter().any(|banned| name.starts_with(banned))).map(str::to_owned).collect()

@@ -20,5 +20,6 @@ mod kubernetes_env;
 mod ledger;
 mod lifecycle;
 mod reports;
+mod schema;
 mod servers;
 mod sqs;

@@ -19,8 +19,9 @@ pub mod exit {
 }
 
 const MANUAL: &str = "\
-A job is one transfer, asked for by a file of JSON. An attempt is one try of
-it, in a Pod or process of its own. A job is queued, setting_up, executing or
+A job is one transfer, asked for by a file of JSON (`sendo submit --schema`
+prints its schema). An attempt is one try of it, in a Pod or process of its
+own. A job is queued, setting_up, executing or
 stopping, and ends succeeded, failed, cancelled or rejected. One that is held
 waits for an answer: `sendo show` has the question, `sendo retry` and
 `sendo cancel` are the answers.

@@ -10,8 +10,8 @@ use std::fmt;
 
 /// The largest body: what SQS carries.
 pub const BODY_LIMIT: usize = 1024 * 1024;
-const NAME_LIMIT: usize = 128;
-const RETRY_LIMIT: u32 = 100;
+pub const NAME_LIMIT: usize = 128;
+pub const RETRY_LIMIT: u32 = 100;
 /// Below this no JVM starts.
 const SMALLEST_MEMORY: u64 = 64 << 20;
 

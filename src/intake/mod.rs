@@ -3,5 +3,6 @@
 pub mod http;
 pub mod message;
 mod plaintext;
+pub mod schema;
 pub mod sqs;
 mod trace;

@@ -1,6 +1,7 @@
 //! A job as it is asked for: the body of an SQS message and of `POST /v1/jobs`, wire version 1.
 //!
-//! Shape alone. What makes a well-shaped job acceptable is `intake::message`'s business.
+//! Shape alone. What makes a well-shaped job acceptable is `intake::message`'s business. The comments of types and fields are the words
+//! of the JSON Schema (`intake::schema`).
 
 use super::{
     quantity::{Bytes, MilliCpu},
@@ -17,9 +18,10 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
 /// One requested transfer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// The wire's version; [`WIRE_VERSION`].
+    /// The wire's version.
     pub version: u32,
     /// The idempotency key: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
     pub id: String,
@@ -70,6 +72,7 @@ pub struct Job {
     /// Environment of the transfer; names beginning with `SENDO_` are ours.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Words of your own, for everybody to read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// W3C trace context; not part of what makes two messages the same job.
@@ -79,17 +82,19 @@ pub struct Job {
 
 /// An Embulk transfer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Embulk {
     /// What would stand in `config.yml`: an object with `in` and `out`.
     pub config: serde_json::Value,
-    /// Carry Embulk's config diff from one job of the definition to the next.
+    /// Carry Embulk's config diff from one job of the definition to the next; needs a `definition`.
     #[serde(default)]
     pub incremental: bool,
 }
 
 /// Where a secret's value lies. `name` and `key` on Kubernetes, `env` or `file` on the `local` cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(
     untagged,
     deny_unknown_fields,
@@ -103,6 +108,7 @@ pub enum SecretRef {
 
 /// What one attempt may use; requests and limits in a Pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,6 +124,7 @@ pub struct Resources {
 
 /// What the first SIGTERM means to the transfer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnTerm {
     /// Let it go on as long as the grace allows.
@@ -129,6 +136,7 @@ pub enum OnTerm {
 
 /// What a transfer does while its ledger is away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fencing {
     /// A granted transfer runs through any ledger outage.
@@ -140,6 +148,7 @@ pub enum Fencing {
 
 /// The job's own budget of attempts, beside that for the infrastructure's faults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
     /// How often a transfer that failed by itself is tried again.

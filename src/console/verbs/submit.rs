@@ -7,7 +7,7 @@ use crate::{
     },
     intake::{
         http::Taken,
-        message,
+        message, schema,
         sqs::{
             client::Queue,
             send::{self, Letter},
@@ -24,7 +24,7 @@ use std::{
 #[derive(clap::Args)]
 pub struct Args {
     /// The jobs as JSON, a file each; - for stdin
-    #[arg(required = true)]
+    #[arg(required_unless_present = "schema")]
     files: Vec<PathBuf>,
     /// Watch the job to its end; its end is the exit code
     #[arg(long, conflicts_with = "queue")]
@@ -32,11 +32,18 @@ pub struct Args {
     /// Send to this queue of SQS instead of the server; region and credentials are the AWS SDK's
     #[arg(long, value_name = "URL")]
     queue: Option<String>,
+    /// Print the JSON Schema of a job, for editors and programs; hand in nothing
+    #[arg(long, conflicts_with_all = ["files", "follow", "queue"])]
+    schema: bool,
     #[command(flatten)]
     common: Common,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<u8> {
+    if args.schema {
+        format::json(&schema::job())?;
+        return Ok(exit::OK);
+    }
     if let Some(url) = &args.queue {
         return send(url, &args.files, args.common.json).await;
     }
