@@ -49,6 +49,7 @@ fn rules() -> Value {
                 "properties": {"in": {"type": "object"}, "out": {"type": "object"}},
                 "required": ["in", "out"],
             }}},
+            "Resources": {"dependentRequired": {"memory_max": ["memory"]}},
             "Retry": {"properties": {
                 "limit": {"maximum": RETRY_LIMIT},
                 "infrastructure_limit": {"maximum": RETRY_LIMIT},

@@ -72,6 +72,7 @@ fn beyond_them_both_refuse_it() {
         json!({"tennant": "x"}),
         json!({"retry": {"limits": 1}}),
         json!({"resources": {"gpu": "1"}}),
+        json!({"resources": {"memory_max": "1Gi"}}),
         json!({"embulk": {"config": {"in": {}, "out": {}}, "cursor": 1}}),
         json!({"priority": "1"}),
         json!({"labels": {"a": 1}}),
