@@ -248,6 +248,15 @@ fn the_next_job_of_an_incremental_definition_does_not_start_beside_one_that_has_
 }
 
 #[test]
+fn what_never_had_a_place_is_released_all_the_same() {
+    let dev = Dev::start(&[]);
+    dev.accepted(&json!({"version": 1, "id": "a", "image": "worker:1"}));
+    dev.wait("a", &["rejected"]);
+    let open = "SELECT COUNT(*) AS open FROM attempts WHERE released_at_ms IS NULL";
+    wait_for("nothing to be left of it", || (dev.sql(open) == [json!({"open": 0})]).then_some(()));
+}
+
+#[test]
 fn a_cancel_reaches_a_job_wherever_it_stands() {
     let dev = Dev::start(&["--max-running", "1"]);
     dev.accepted(&script("running", "trap 'exit 9' TERM; while :; do sleep 0.05; done"));

@@ -41,7 +41,7 @@ const MARK_WITHIN: Duration = Duration::from_millis(100);
 const AHEAD: usize = 256;
 /// No more are committed while there are so many: enough to keep the window full during the next commit, which then is worth its statements.
 const ENOUGH: usize = 128;
-/// Orders that may wait for a quota. Beyond [`ENOUGH`] one of each tenant and priority, so that everybody's most urgent has its turn at the door.
+/// Orders that may wait for a quota. Beyond [`ENOUGH`] only what is more urgent than all of its tenant's that are there, so that everybody's first has its turn.
 const AT_THE_DOOR: usize = 1024;
 /// Between two tries of one order: doubled each time, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -185,11 +185,12 @@ impl Launcher {
         if self.kept_out.is_empty() {
             return;
         }
-        let under_way = self.kept_out_under_way();
-        self.queue.extend(self.kept_out.take(places.saturating_sub(under_way), standings));
-        if under_way + places == 0 {
-            self.queue.extend(self.kept_out.take_due(now, standings));
-        }
+        let next = match (places, self.kept_out_under_way()) {
+            (0, 0) => self.kept_out.take_due(now, standings).into_iter().collect(),
+            (places, _) => self.kept_out.take(places, standings),
+        };
+        // Before those who have just come.
+        next.into_iter().rev().for_each(|tried| self.queue.push_front(tried));
     }
 
     /// How many of those that were kept out are tried again.
@@ -323,14 +324,13 @@ impl Dispatcher {
         let id = tried.order.id.clone();
         launcher.under_way.remove(&id);
         let is_full = matches!(result, Err(LaunchError::NotNow { hindrance: Hindrance::Full, .. }));
-        let was_kept_out =
-            launcher.known.get_mut(&id).is_some_and(|known| std::mem::replace(&mut known.is_kept_out, is_full));
+        if let Some(known) = launcher.known.get_mut(&id) {
+            known.is_kept_out = is_full;
+        }
         match result {
             Ok(uid) => {
                 launcher.pace.answered(now - sent);
                 launcher.breaker.answered();
-                // Where there was room for one there may be more.
-                launcher.room_is_made(usize::from(was_kept_out));
                 launcher.made.push((id, (uid != tried.order.uid).then_some(uid)));
                 launcher.made_at = launcher.made_at.or(Some(now));
             }

@@ -103,7 +103,7 @@ impl Desk {
 
     /// Whether more may be committed than in the last pass.
     pub fn is_hungry(&self) -> bool {
-        self.is_kept_back && self.launcher.room() > 0
+        self.is_kept_back && self.launcher.room() > 0 && !self.launcher.is_crowded()
     }
 }
 
@@ -281,7 +281,7 @@ impl Dispatcher {
         let cluster = self.cluster.name();
         let room = self.limits.room(desk.roster.counts(), cluster);
         let may_be_made = desk.launcher.room().min(TOGETHER);
-        desk.is_kept_back = room > 0 && may_be_made == 0;
+        desk.is_kept_back = room > 0 && (may_be_made == 0 || desk.launcher.is_crowded());
         desk.is_pending_full = false;
         let room = room.min(may_be_made);
         if room == 0 {
@@ -318,12 +318,14 @@ impl Dispatcher {
             turns.retain(|line| here.get(&*line.tenant).is_none_or(|highest| *highest < priority));
         }
         turns.sort_by_cached_key(|line| (policy.turn(&desk.fair, &line.tenant), line.ready_at));
-        let heads = if is_crowded { 1 } else { (2 * room).div_ceil(turns.len().max(1)).clamp(1, HEADS) };
+        let heads = (2 * room).div_ceil(turns.len().max(1)).clamp(1, HEADS);
         // As many lines as there is room for, and further ones while those have nobody who may go.
         for lines in turns.chunks(room) {
             let mut waiting = Vec::with_capacity(lines.len());
             for line in lines {
-                waiting.push(self.heads(desk, priority, &line.tenant, pauses, heads).await?);
+                let mut heads = self.heads(desk, priority, &line.tenant, pauses, heads).await?;
+                heads.truncate(if is_crowded { 1 } else { heads.len() });
+                waiting.push(heads);
             }
             let counts = desk.roster.counts();
             let permits = admit::admit(waiting, &self.limits, pauses, counts, &mut desk.fair, room);

@@ -249,12 +249,12 @@ impl Dispatcher {
         let story = self.believed(&attempt, &end.message);
         let is_cancelled = attempt.cancel_requested.is_some();
         match proof::doubt(&end, attempt.granted, story.as_ref()) {
-            Some(why) if !needs_no_proof(&attempt) => return self.unseen(&attempt, why).await,
             // Whatever runs there still is to end too, and the kubelet sees to that.
-            Some(_) if end.cause.is_none() => {
+            Some(_) if is_cancelled && end.cause.is_none() => {
                 self.stop(&attempt.order, CANCEL_GRACE).await;
                 return Ok(());
             }
+            Some(why) if !needs_no_proof(&attempt) => return self.unseen(&attempt, why).await,
             _ => {}
         }
         let node = end.node.clone();

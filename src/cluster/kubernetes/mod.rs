@@ -58,7 +58,7 @@ use template::Template;
 use tokio::task::JoinSet;
 
 /// One request to the API server that makes something. Whether it was made is still to be read back, within what a launch may take.
-const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+const REQUEST_LIMIT: Duration = Duration::from_secs(18);
 /// One of those that a pass may wait for, all of which may be made again: a look, a deletion, a finalizer.
 const SHORT_LIMIT: Duration = Duration::from_secs(10);
 /// What is known of a node is looked at again after this.

@@ -256,7 +256,10 @@ impl Local {
         let folder = self.folder(id);
         self.exits().remove(id);
         // What still runs has ended by a person's word. Without its token it could not even be told so.
-        if let Some(identity) = Identity::read(&folder.join("lock"))? {
+        let lock = folder.join("lock");
+        if lock.exists()
+            && let Some(identity) = Identity::read(&lock)?
+        {
             identity.signal(libc::SIGKILL)?;
         }
         // A supervisor that was killed could not take its rendered configuration away.
