@@ -23,13 +23,18 @@ pub const DATABASE: &str = "lab";
 
 /// `$1` is the folder, `$2` the signal that ends the server at once, the rest its command. An interrupt from the terminal is not
 /// for us: the end of stdin is. A line there is a crash: the server and its children are killed, and it is started again on the same folder. It is stopped
-/// first: a child that began behind our look would keep the next server from starting.
+/// first: a child that began behind our look, or is not gone yet, would keep the next server from starting.
 const KEEPER: &str = r#"folder=$1 signal=$2; shift 2
 "$@" </dev/null >>"$folder/server.log" 2>&1 &
 while read -r pause; do
     kill -s STOP $!
-    kill -s KILL $! $(cat /proc/$!/task/$!/children) 2>/dev/null
+    while grep -q '^State:.[^TtZX]' /proc/$!/status 2>/dev/null; do sleep 0.01; done
+    children=$(cat /proc/$!/task/$!/children)
+    kill -s KILL $! $children 2>/dev/null
     wait $!
+    for child in $children; do
+        while grep -q '^State:.[^ZX]' /proc/$child/status 2>/dev/null; do sleep 0.01; done
+    done
     sleep "$pause"
     "$@" </dev/null >>"$folder/server.log" 2>&1 &
 done
